@@ -1,0 +1,1 @@
+"""Strong augmentation of both streams (SVDA)."""

@@ -1,0 +1,32 @@
+"""``nnunet_ad``: the command with its sub-commands."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import nnunet_ad
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line.
+
+    Each sub-command sets ``run``, a function of the parsed arguments that returns the exit status.
+    """
+    parser = argparse.ArgumentParser(prog="nnunet_ad", description=nnunet_ad.__doc__)
+    parser.add_argument("--version", action="version", version=f"nnunet_ad {nnunet_ad.__version__}")
+    parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; a user's error becomes one line on standard error."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        print(f"nnunet_ad {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Datasets in other layouts become nnU-Net datasets with unlabelled cases."""

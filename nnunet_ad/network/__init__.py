@@ -1,0 +1,1 @@
+"""One encoder, two stems, three decoders, built from nnU-Net plans."""
