@@ -1,10 +1,14 @@
 """``nnunet_ad``: the command with its sub-commands."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 import nnunet_ad
+
+# Modules of nnunet_ad.cli with ``add_parser(subparsers)``; heavy imports belong into their ``run``.
+COMMANDS: tuple[str, ...] = ()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -14,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(prog="nnunet_ad", description=nnunet_ad.__doc__)
     parser.add_argument("--version", action="version", version=f"nnunet_ad {nnunet_ad.__version__}")
-    parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        importlib.import_module(f"nnunet_ad.cli.{command}").add_parser(subparsers)
     return parser
 
 
