@@ -1,0 +1,74 @@
+"""Every hyper-parameter of Aggregating & Decoupling, with where it comes from."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class ADConfig:
+    """Hyper-parameters of the method; the defaults are the paper's unless an attribute says otherwise.
+
+    Equations and tables are those of Wang & Li, NeurIPS 2023. What nnU-Net plans decide (patch size, batch size,
+    network width and depth) is not repeated here.
+
+    Attributes:
+        num_epochs: Epochs of ``num_iterations_per_epoch`` iterations (nnU-Net's notion of an epoch).
+        num_iterations_per_epoch: Training iterations an epoch.
+        learning_rate: Initial learning rate of SGD, decayed polynomially by nnU-Net (Table 8).
+        momentum: Nesterov momentum of SGD (Table 8).
+        weight_decay: L2 penalty of SGD (Table 8).
+        max_gradient_norm: The joint gradient norm is clipped to this (nnU-Net's own value).
+        num_diffusion_steps: T, length of the diffusion (Eq. 1, Table 7).
+        beta_start: First value of the linear noise schedule (Eq. 1).
+        beta_end: Last value of the linear noise schedule (Eq. 1).
+        num_sampling_steps: S, DDIM steps for a pseudo-label.
+        difficulty_window: τ, updates of a class that its difficulty looks back on (Eqs. 3-5).
+        difficulty_exponent: α, exponent of the learning difficulty in the class weight (Eq. 5).
+        unsupervised_weight: μ, weight of the unsupervised loss after the ramp-up (Eq. 9).
+        rampup_epochs: R, length of the ramp-up of μ; ``None`` is a third of the epochs, 0 is no ramp-up (Eq. 9).
+        distillation_momentum: w, share of θ that survives one distillation.
+        num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
+        svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
+        diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
+        difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
+        reweighted_sampling: Ensemble by Eq. 7; off is ablation NoRS, a plain sum of two softmaxes (Table 6).
+        decoupling: θ learns from unlabelled data only; off is ablation NoDecoupling, from labelled data too (appendix).
+    """
+
+    num_epochs: int = 300
+    num_iterations_per_epoch: int = 250
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    max_gradient_norm: float = 12.0
+    num_diffusion_steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+    num_sampling_steps: int = 10
+    difficulty_window: int = 50
+    difficulty_exponent: float = 0.2
+    unsupervised_weight: float = 10.0
+    rampup_epochs: float | None = None
+    distillation_momentum: float = 0.99
+    num_augmentations: int = 3
+    svda: bool = True
+    diffusion: bool = True
+    difficulty_weighting: bool = True
+    reweighted_sampling: bool = True
+    decoupling: bool = True
+
+    @property
+    def effective_rampup_epochs(self) -> float:
+        """R in epochs: ``rampup_epochs``, or a third of the epochs where that is ``None``."""
+        return self.num_epochs / 3 if self.rampup_epochs is None else self.rampup_epochs
+
+
+# Table 8. The batch sizes (4, 4, 2, 4) and F = 32 features of that table are for nnU-Net's plans to say.
+PRESETS = MappingProxyType(
+    {
+        "LASeg": ADConfig(learning_rate=1e-2),
+        "Synapse": ADConfig(learning_rate=3e-2),
+        "MMWHS": ADConfig(learning_rate=5e-3),
+        "MnMs": ADConfig(learning_rate=1e-2),
+    }
+)
