@@ -1,0 +1,130 @@
+"""The encoder that all flows share: nnU-Net's own, with a second stem for noisy labels."""
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from torch import Tensor, nn
+
+from nnunet_ad.network.step_embedding import StepEmbedding, StepModulation
+
+_EMBEDDING_DIM = 128
+
+
+class ADEncoder(nn.Module):
+    """E(·; ξ): an encoder from nnU-Net plans with two stems, conditioned on the step in the denoising flow only.
+
+    ``encoder(image)`` is exactly what nnU-Net's encoder computes. ``encoder(image, y_t, t)`` enters by the noisy stem
+    and passes the same stages; the step enters after the first normalisation of the stem and of each further stage.
+
+    Args:
+        image_encoder: nnU-Net's encoder of either kind; its stem is the image-only one.
+        num_classes: K, channels of a noisy label.
+
+    Raises:
+        ValueError: If the encoder is of another kind or normalises over the batch.
+    """
+
+    def __init__(self, image_encoder: PlainConvEncoder | ResidualEncoder, num_classes: int):
+        super().__init__()
+        if not isinstance(image_encoder, (PlainConvEncoder, ResidualEncoder)):
+            raise ValueError(
+                f"the plans name an encoder {type(image_encoder).__name__}; "
+                "nnUNetTrainerAD needs plans of a PlainConvUNet or a ResidualEncoderUNet"
+            )
+        if issubclass(image_encoder.norm_op or nn.Identity, nn.modules.batchnorm._BatchNorm):
+            # Public code: batch statistics mix labelled, unlabelled and noisy inputs.
+            raise ValueError(
+                "the plans normalise over the batch, which would mix the statistics of labelled, unlabelled and noisy "
+                "inputs; use plans with instance normalisation (nnU-Net's default)"
+            )
+        self.image_encoder = image_encoder
+        image_stem = _first_unit(image_encoder)
+        self.noisy_stem = _stem_like(image_stem, image_encoder, image_stem.input_channels + num_classes)
+        self.step_embedding = StepEmbedding(_EMBEDDING_DIM)
+        channels = [image_stem.output_channels]
+        channels += [_first_unit(stage).output_channels for stage in image_encoder.stages[1:]]
+        self.modulations = nn.ModuleList(StepModulation(_EMBEDDING_DIM, c) for c in channels)
+
+    def forward(self, image: Tensor, noisy_label: Tensor | None = None, t: Tensor | None = None) -> list[Tensor]:
+        """Return the features of each stage, full resolution first.
+
+        Args:
+            image: x (B, C, *spatial).
+            noisy_label: y_t (B, K, *spatial); given in the denoising flow only.
+            t: Steps (B,), integer; given in the denoising flow only.
+        """
+        if noisy_label is None:
+            return self.image_encoder(image)
+        embedding = self.step_embedding(t)
+        stem_modulation, *stage_modulations = self.modulations
+        x = torch.cat((image, noisy_label.to(image.dtype)), dim=1)
+        x = _run_unit(self.noisy_stem, x, stem_modulation, embedding)
+        x = _run_units(_units_after_stem(self.image_encoder), x)
+        skips = [x]
+        for stage, modulation in zip(self.image_encoder.stages[1:], stage_modulations, strict=True):
+            first, *others = _units(stage)
+            x = _run_units(others, _run_unit(first, x, modulation, embedding))
+            skips.append(x)
+        return skips
+
+
+Unit = ConvDropoutNormReLU | BasicBlockD | BottleneckD
+
+
+def _units(module: nn.Module) -> list[Unit]:
+    """Return the blocks of a stage (or of several) in the order of computation."""
+    units: list[Unit] = []
+    for child in module.children():
+        units += [child] if isinstance(child, Unit) else _units(child)
+    return units
+
+
+def _first_unit(module: nn.Module) -> ConvDropoutNormReLU:
+    """Return the first convolution with normalisation and nonlinearity."""
+    stem = getattr(module, "stem", None)
+    unit = _units(stem if stem is not None else module)[0]
+    return unit if isinstance(unit, ConvDropoutNormReLU) else unit.conv1
+
+
+def _units_after_stem(encoder: PlainConvEncoder | ResidualEncoder) -> list[Unit]:
+    units = _units(encoder.stages[0])
+    return units if isinstance(encoder, ResidualEncoder) else units[1:]
+
+
+def _stem_like(stem: ConvDropoutNormReLU, encoder: PlainConvEncoder | ResidualEncoder, num_channels: int) -> nn.Module:
+    return ConvDropoutNormReLU(
+        encoder.conv_op,
+        num_channels,
+        stem.output_channels,
+        stem.conv.kernel_size,
+        stem.stride,
+        encoder.conv_bias,
+        encoder.norm_op,
+        encoder.norm_op_kwargs,
+        encoder.dropout_op,
+        encoder.dropout_op_kwargs,
+        encoder.nonlin,
+        encoder.nonlin_kwargs,
+    )
+
+
+def _run_units(units: list[Unit], x: Tensor) -> Tensor:
+    for unit in units:
+        x = unit(x)
+    return x
+
+
+def _run_unit(unit: Unit, x: Tensor, modulation: StepModulation, embedding: Tensor) -> Tensor:
+    """Run a block with the modulation between its first normalisation and the nonlinearity behind it."""
+    if isinstance(unit, ConvDropoutNormReLU):
+        *until_norm, nonlinearity = unit.all_modules
+        for module in until_norm:
+            x = module(x)
+        return nonlinearity(modulation(x, embedding))
+    residual = unit.skip(x)
+    out = unit.conv2(_run_unit(unit.conv1, x, modulation, embedding))
+    if isinstance(unit, BottleneckD):
+        return unit.nonlin3(unit.conv3(out) + residual)
+    return unit.nonlin2(out + residual)

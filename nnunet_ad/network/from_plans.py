@@ -1,0 +1,33 @@
+"""The network of any nnU-Net configuration."""
+
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunet_ad.network.network import ADNetwork
+
+
+def build_network(configuration: ConfigurationManager, num_input_channels: int, num_classes: int) -> ADNetwork:
+    """Build the network with the channels, strides, kernels, blocks, norm and nonlinearity of a configuration.
+
+    Args:
+        configuration: Any configuration of nnU-Net plans (2d, 3d_lowres, 3d_fullres; PlainConv or ResidualEncoder).
+        num_input_channels: C.
+        num_classes: K.
+
+    Raises:
+        ValueError: If the plans name another architecture or normalise over the batch.
+    """
+    host = get_network_from_plans(
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        num_input_channels,
+        num_classes,
+        allow_init=True,
+        deep_supervision=False,
+    )
+    num_convs = configuration.network_arch_init_kwargs["n_conv_per_stage_decoder"]
+    num_stages = configuration.network_arch_init_kwargs["n_stages"]
+    if isinstance(num_convs, int):
+        num_convs = [num_convs] * (num_stages - 1)
+    return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs)
