@@ -1,0 +1,117 @@
+"""Sampling-based volumetric data augmentation (SVDA): a few strong operations, drawn anew for each patch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from batchgeneratorsv2.helpers.scalar_type import RandomScalar
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+
+OPERATIONS = ("rotation", "scaling", "blur", "brightness", "contrast", "gamma")
+_SCALING = (0.7, 1.4)  # nnU-Net's range, as are those below
+
+
+class SVDA(BasicTransform):
+    """N_aug operations drawn without replacement from :data:`OPERATIONS`, applied once each, with nnU-Net's ranges.
+
+    Rotation and scaling drawn together are one interpolation. No mirroring: inference mirrors nothing. A patch arrives
+    larger than ``patch_size`` from a random place, and its centre is what stays.
+
+    Args:
+        patch_size: Final size of a patch, 2-D or 3-D.
+        rotation: Range of angles in radians, nnU-Net's for this patch size.
+        num_operations: N_aug, from 0 (crop only) to 6.
+        slice_wise: Rotate and scale within slices only (nnU-Net's choice for very anisotropic patches).
+
+    Raises:
+        ValueError: If ``num_operations`` is outside 0 to 6.
+    """
+
+    def __init__(
+        self, patch_size: Sequence[int], rotation: RandomScalar, num_operations: int = 3, slice_wise: bool = False
+    ):
+        super().__init__()
+        if not 0 <= num_operations <= len(OPERATIONS):
+            raise ValueError(f"num_operations is {num_operations}; expected 0 to {len(OPERATIONS)}")
+        self.num_operations = num_operations
+        self.spatial = {
+            (rotates, scales): _spatial(patch_size, rotation, rotates, scales, slice_wise)
+            for rotates in (False, True)
+            for scales in (False, True)
+        }
+        self.intensity = _intensity_operations()
+
+    def get_parameters(self, **data_dict) -> dict:
+        """Draw the names of the operations."""
+        return {"operations": frozenset(np.random.choice(OPERATIONS, self.num_operations, replace=False).tolist())}
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        """Crop, with rotation and scaling in the same interpolation, then change intensities."""
+        operations = params["operations"]
+        data_dict = self.spatial["rotation" in operations, "scaling" in operations](**data_dict)
+        for name, operation in self.intensity.items():
+            if name in operations:
+                data_dict = operation(**data_dict)
+        return data_dict
+
+
+def training_transforms(svda: SVDA, use_mask_for_norm: Sequence[bool]) -> BasicTransform:
+    """Return SVDA followed by what nnU-Net does to any training patch.
+
+    Args:
+        svda: The augmentation.
+        use_mask_for_norm: For each channel, whether it was normalised inside the non-zero mask and stays 0 outside.
+    """
+    masked = [channel for channel, use_mask in enumerate(use_mask_for_norm) if use_mask]
+    transforms: list[BasicTransform] = [svda]
+    if masked:
+        transforms.append(MaskImageTransform(apply_to_channels=masked, channel_idx_in_seg=0, set_outside_to=0))
+    transforms.append(RemoveLabelTansform(-1, 0))
+    return ComposeTransforms(transforms)
+
+
+def _spatial(
+    patch_size: Sequence[int], rotation: RandomScalar, rotates: bool, scales: bool, slice_wise: bool
+) -> BasicTransform:
+    crop = SpatialTransform(
+        patch_size[1:] if slice_wise else patch_size,
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=float(rotates),
+        rotation=rotation,
+        p_scaling=float(scales),
+        scaling=_SCALING,
+        p_synchronize_scaling_across_axes=1,
+        border_mode_seg="constant",
+        padding_value_seg=-1,
+    )
+    return ComposeTransforms([Convert3DTo2DTransform(), crop, Convert2DTo3DTransform()]) if slice_wise else crop
+
+
+def _intensity_operations() -> dict[str, BasicTransform]:
+    return {
+        "blur": GaussianBlurTransform(
+            blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=1, benchmark=True
+        ),
+        "brightness": MultiplicativeBrightnessTransform(
+            multiplier_range=BGContrast((0.75, 1.25)), synchronize_channels=False, p_per_channel=1
+        ),
+        "contrast": ContrastTransform(
+            contrast_range=BGContrast((0.75, 1.25)), preserve_range=True, synchronize_channels=False, p_per_channel=1
+        ),
+        "gamma": GammaTransform(
+            gamma=BGContrast((0.7, 1.5)),
+            p_invert_image=0,
+            synchronize_channels=False,
+            p_per_channel=1,
+            p_retain_stats=1,
+        ),
+    }

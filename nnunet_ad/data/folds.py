@@ -1,0 +1,119 @@
+"""Which cases a fold trains on: labelled, validation and unlabelled ones.
+
+The splits are nnU-Net's ``splits_final.json`` with one more list a fold, ``"unlabeled"``. Training reads the copy in
+the preprocessed folder, as nnU-Net does.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+UNLABELED_KEY = "unlabeled"
+UNLABELED_IMAGES = "imagesUnlabeled"
+SPLITS_FILE = "splits_final.json"
+
+
+def unlabeled_cases_of_fold(
+    fold: int | str,
+    train: Sequence[str],
+    val: Sequence[str],
+    preprocessed_dataset: Path,
+    raw_dataset: Path | None,
+    known_cases: Callable[[], Iterable[str]],
+) -> list[str]:
+    """Return the unlabelled cases of a fold, sorted.
+
+    Args:
+        fold: Number of the fold, or ``"all"``.
+        train: Labelled cases that the fold trains on.
+        val: Labelled cases that the fold validates on.
+        preprocessed_dataset: ``nnUNet_preprocessed/DatasetXXX_Name``; holds the splits that count.
+        raw_dataset: ``nnUNet_raw/DatasetXXX_Name``, or ``None`` where there is none; its splits are compared.
+        known_cases: Called if the fold does not name its unlabelled cases; returns all of ``imagesUnlabeled/``.
+
+    Raises:
+        ValueError: If the raw splits name other unlabelled cases, if a case is both labelled and unlabelled in the
+            fold, or if there is no unlabelled case.
+    """
+    splits_file = preprocessed_dataset / SPLITS_FILE
+    named = None
+    if fold != "all" and splits_file.is_file():
+        named = _read_splits(splits_file)[int(fold)].get(UNLABELED_KEY)
+        _refuse_outdated_copy(int(fold), named, splits_file, raw_dataset)
+    unlabeled = sorted(set(known_cases() if named is None else named))
+    if not unlabeled:
+        raise ValueError(
+            f"fold {fold} of {preprocessed_dataset.name} has no unlabelled case, and nnUNetTrainerAD needs at least "
+            f"one. Put images into {UNLABELED_IMAGES}/ of the raw dataset (same naming as imagesTr/), or train with "
+            "nnUNetTrainer."
+        )
+    both = sorted(set(unlabeled) & {*train, *val})
+    if both:
+        raise ValueError(
+            f"fold {fold} of {preprocessed_dataset.name}: {_listed(both)} both labelled (train or val) and "
+            f"unlabelled. Remove {'it' if len(both) == 1 else 'them'} from one of the lists in {splits_file}."
+        )
+    return unlabeled
+
+
+def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
+    """Refuse a fold number beyond the split file, where nnU-Net would draw a random split of its own.
+
+    Raises:
+        ValueError: If there is a split file and the fold is not in it.
+    """
+    splits_file = preprocessed_dataset / SPLITS_FILE
+    if fold == "all" or not splits_file.is_file():
+        return
+    num_folds = len(_read_splits(splits_file))
+    if not 0 <= int(fold) < num_folds:
+        raise ValueError(
+            f"fold {fold} was asked for, but {splits_file} has {num_folds} fold(s), 0 to {num_folds - 1}. "
+            'Ask for one of them or "all", or add the fold to that file.'
+        )
+
+
+def check_cases_exist(fold: int | str, cases: Iterable[str], existing: Iterable[str], where: str) -> None:
+    """Refuse cases that a fold names and that are nowhere.
+
+    Raises:
+        ValueError: Names the cases and where they were looked for.
+    """
+    missing = sorted(set(cases) - set(existing))
+    if missing:
+        raise ValueError(
+            f"fold {fold} names {len(missing)} case(s) that are not in {where}: {_shortened(missing)}. "
+            f"Add their files or take them out of {SPLITS_FILE}."
+        )
+
+
+def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: Path, raw_dataset: Path | None) -> None:
+    raw_file = raw_dataset / SPLITS_FILE if raw_dataset is not None else None
+    if raw_file is None or not raw_file.is_file():
+        return
+    raw_splits = _read_splits(raw_file)
+    raw_named = raw_splits[fold].get(UNLABELED_KEY) if fold < len(raw_splits) else None
+    if (named is None) != (raw_named is None) or set(named or ()) != set(raw_named or ()):
+        raise ValueError(
+            f'fold {fold}: the "{UNLABELED_KEY}" cases of {raw_file} and of its copy {splits_file} differ, and '
+            "training reads the copy. If the raw file is right, copy it over the other; if the copy is right, change "
+            "the raw file."
+        )
+
+
+def _read_splits(file: Path) -> list[dict[str, list[str]]]:
+    try:
+        splits = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}). Mend it, or delete it and plan again.") from error
+    if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+        raise ValueError(f'{file} should be a list of folds [{{"train": […], "val": […], "unlabeled": […]}}, …].')
+    return splits
+
+
+def _listed(cases: Sequence[str]) -> str:
+    return f"{cases[0]} is" if len(cases) == 1 else f"{_shortened(cases)} are"
+
+
+def _shortened(cases: Sequence[str], most: int = 5) -> str:
+    return ", ".join(cases[:most]) + (f" and {len(cases) - most} more" if len(cases) > most else "")

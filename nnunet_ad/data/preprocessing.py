@@ -1,0 +1,187 @@
+"""Preprocessing of unlabelled cases: images only, by nnU-Net's own preprocessor, redone when stale or half-written.
+
+Beside nnU-Net's folder ``<data_identifier>/`` stands ``<data_identifier>_unlabeled/`` with ``<case>.b2nd`` (image) and
+``<case>.pkl`` (properties), and ``<case>_seg.b2nd`` only where the plans normalise inside the non-zero mask: it holds
+that mask (-1 outside), never a label.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import blosc2
+import numpy as np
+from filelock import FileLock
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from tqdm import tqdm
+
+_STAMP = "nnunet_ad"
+
+
+@dataclass(frozen=True)
+class UnlabeledPreprocessing:
+    """How the unlabelled cases of one configuration are preprocessed, and where they go.
+
+    Attributes:
+        plans: Plans of the dataset.
+        configuration: Name of the configuration.
+        dataset_json: Content of dataset.json.
+        folder: ``nnUNet_preprocessed/DatasetXXX_Name/<data_identifier>_unlabeled``.
+    """
+
+    plans: PlansManager
+    configuration: str
+    dataset_json: dict
+    folder: Path
+
+    @property
+    def manager(self) -> ConfigurationManager:
+        """The configuration as nnU-Net reads it."""
+        return self.plans.get_configuration(self.configuration)
+
+    @property
+    def key(self) -> str:
+        """Hash of what decides the result: spacing, axes, normalisation with its intensities, resampling, reader.
+
+        The name of the plans is not part of it: ResEnc plans share folder and result with the default ones.
+        """
+        manager = self.manager
+        decisive = {
+            "spacing": list(manager.spacing),
+            "transpose": list(self.plans.transpose_forward),
+            "normalization": list(manager.normalization_schemes),
+            "mask": list(manager.use_mask_for_norm),
+            "intensities": self.plans.foreground_intensity_properties_per_channel,
+            "resampling": [
+                manager.configuration.get("resampling_fn_data"),
+                manager.configuration.get("resampling_fn_data_kwargs"),
+            ],
+            "preprocessor": manager.preprocessor_name,
+            "reader": self.plans.plans.get("image_reader_writer"),
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def keeps_mask(self) -> bool:
+        """Whether the non-zero mask is needed after augmentation."""
+        return any(self.manager.use_mask_for_norm)
+
+
+def missing_cases(preprocessing: UnlabeledPreprocessing, images: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Return the cases that are absent, half-written, stale, or made from other image files; sorted."""
+    return [case for case in sorted(images) if not _is_valid(preprocessing, case, images[case])]
+
+
+def preprocess_unlabeled(
+    preprocessing: UnlabeledPreprocessing,
+    images: Mapping[str, Sequence[Path]],
+    num_processes: int = default_num_processes,
+) -> list[str]:
+    """Preprocess whatever is missing of ``images``; return the cases done now.
+
+    Several trainings may call this at the same time: one does the work, the others wait. Each case appears as a whole
+    or not at all.
+
+    Args:
+        preprocessing: What to do, and where.
+        images: Image files of each case, one a channel.
+        num_processes: Worker processes.
+
+    Raises:
+        ValueError: If a case cannot be read or preprocessed; names it.
+    """
+    if not missing_cases(preprocessing, images):
+        return []
+    preprocessing.folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(preprocessing.folder.with_name(preprocessing.folder.name + ".lock")):
+        todo = missing_cases(preprocessing, images)
+        preprocessing.folder.mkdir(exist_ok=True)
+        jobs = [(preprocessing, case, [str(file) for file in images[case]]) for case in todo]
+        with multiprocessing.get_context("spawn").Pool(min(num_processes, max(1, len(jobs)))) as pool:
+            done = pool.imap_unordered(_preprocess_case, jobs)
+            for _ in tqdm(done, total=len(jobs), desc="Preprocessing unlabelled cases"):
+                pass
+    return todo
+
+
+def preprocessed_cases(folder: Path) -> list[str]:
+    """Return the cases that have been preprocessed, by their properties file, sorted."""
+    return sorted(file.stem for file in folder.glob("*.pkl"))
+
+
+def image_file(folder: Path, case: str) -> Path:
+    """Return the preprocessed image of a case."""
+    return folder / f"{case}.b2nd"
+
+
+def mask_file(folder: Path, case: str) -> Path:
+    """Return the non-zero mask of a case; exists only where the plans need it."""
+    return folder / f"{case}_seg.b2nd"
+
+
+def properties_file(folder: Path, case: str) -> Path:
+    """Return the properties of a case; written last, so that its presence says that the case is whole."""
+    return folder / f"{case}.pkl"
+
+
+def _is_valid(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[Path]) -> bool:
+    try:
+        properties = pickle.loads(properties_file(preprocessing.folder, case).read_bytes())
+        if properties[_STAMP] != _stamp(preprocessing, images):
+            return False
+        shape = tuple(blosc2.open(str(image_file(preprocessing.folder, case)), mode="r").shape)
+        if preprocessing.keeps_mask:
+            blosc2.open(str(mask_file(preprocessing.folder, case)), mode="r")
+        return shape == tuple(properties["preprocessed_shape"])
+    except Exception:  # whatever is wrong with these files, the answer is to write them anew
+        return False
+
+
+def _stamp(preprocessing: UnlabeledPreprocessing, images: Sequence[Path]) -> dict:
+    stats = [Path(file).stat() for file in images]
+    return {"key": preprocessing.key, "images": [(stat.st_size, stat.st_mtime_ns) for stat in stats]}
+
+
+def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None:
+    preprocessing, case, images = job
+    try:
+        preprocessor = preprocessing.manager.preprocessor_class(verbose=False)
+        image, mask, properties = preprocessor.run_case(
+            images, None, preprocessing.plans, preprocessing.manager, preprocessing.dataset_json
+        )
+    except Exception as error:
+        raise ValueError(
+            f"unlabelled case {case} could not be preprocessed from {', '.join(images)}: {type(error).__name__}: "
+            f"{error}. Mend or remove these files."
+        ) from error
+    if not np.isfinite(image).all():
+        raise ValueError(
+            f"unlabelled case {case} ({', '.join(images)}) has NaN or infinite values after normalisation. "
+            "Mend or remove it."
+        )
+    folder, patch_size = preprocessing.folder, preprocessing.manager.patch_size
+    properties_file(folder, case).unlink(missing_ok=True)
+    _write_array(image_file(folder, case), image.astype(np.float32, copy=False), patch_size)
+    if preprocessing.keeps_mask:
+        _write_array(mask_file(folder, case), mask.astype(np.int16, copy=False), patch_size)
+    properties["preprocessed_shape"] = tuple(image.shape)
+    properties[_STAMP] = _stamp(preprocessing, [Path(file) for file in images])
+    temporary = folder / f".{case}.pkl"
+    temporary.write_bytes(pickle.dumps(properties))
+    temporary.replace(properties_file(folder, case))
+
+
+def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+    blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
+    temporary = file.with_name(f".{file.name}")
+    temporary.unlink(missing_ok=True)
+    blosc2.asarray(
+        np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunks, blocks=blocks, cparams={"clevel": 5}
+    )
+    temporary.replace(file)

@@ -1,0 +1,105 @@
+"""From a fold to its unlabelled cases, preprocessed and ready to load."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, unlabeled_cases_of_fold
+from nnunet_ad.data.images import num_channels, training_images, unlabeled_images
+from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, preprocessed_cases
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DatasetFolders:
+    """Where one dataset lies.
+
+    Attributes:
+        name: ``DatasetXXX_Name``.
+        preprocessed: Its folder in ``nnUNet_preprocessed``.
+        raw: Its folder in ``nnUNet_raw``; ``None`` where that variable is not set or has no such dataset.
+    """
+
+    name: str
+    preprocessed: Path
+    raw: Path | None
+
+    @classmethod
+    def of(cls, name: str) -> "DatasetFolders":
+        """Look a dataset up in nnU-Net's path variables."""
+        raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else None
+        return cls(name, Path(nnUNet_preprocessed.require()) / name, raw if raw is not None and raw.is_dir() else None)
+
+
+def preprocessing_of(
+    folders: DatasetFolders, plans: PlansManager, configuration: str, dataset_json: dict
+) -> UnlabeledPreprocessing:
+    """Return how and where the unlabelled cases of a configuration are preprocessed."""
+    identifier = plans.get_configuration(configuration).data_identifier
+    return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
+
+
+def prepare_unlabeled(
+    folders: DatasetFolders,
+    plans: PlansManager,
+    configuration: str,
+    dataset_json: dict,
+    fold: int | str,
+    train: Sequence[str],
+    val: Sequence[str],
+    log: Log,
+) -> UnlabeledDataset:
+    """Return the unlabelled cases of a fold as a dataset, preprocessing first what is missing or stale.
+
+    No label is opened: unlabelled cases are read from images alone, also those that have a label in ``labelsTr/``.
+
+    Args:
+        folders: Of the dataset.
+        plans: Of the dataset.
+        configuration: Name of the configuration.
+        dataset_json: Content of dataset.json.
+        fold: Number of the fold, or ``"all"``.
+        train: Labelled training cases of the fold.
+        val: Validation cases of the fold.
+        log: Takes each line for the user.
+
+    Raises:
+        ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
+    """
+    preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
+    images = {} if folders.raw is None else unlabeled_images(folders.raw, dataset_json)
+    known = sorted(images) if folders.raw is not None else preprocessed_cases(preprocessing.folder)
+    cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, lambda: known)
+    log(f"{len(cases)} unlabelled cases: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
+
+    if folders.raw is None:
+        log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
+        check_cases_exist(fold, cases, known, str(preprocessing.folder))
+    else:
+        with_label_file = sorted(set(cases) - set(images))
+        if with_label_file:
+            images |= training_images(folders.raw, dataset_json)
+            check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
+            log(
+                f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "
+                "open their labels, but nnU-Net's planning has seen them."
+            )
+        _check_channels(cases, images, dataset_json)
+        done = preprocess_unlabeled(preprocessing, {case: images[case] for case in cases})
+        log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
+    return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)
+
+
+def _check_channels(cases: Sequence[str], images: dict[str, list[Path]], dataset_json: dict) -> None:
+    expected = num_channels(dataset_json)
+    for case in cases:
+        if len(images[case]) != expected:
+            raise ValueError(
+                f"unlabelled case {case} has {len(images[case])} image file(s); dataset.json declares {expected} "
+                "channel(s). Add the missing file(s) or remove the case."
+            )
