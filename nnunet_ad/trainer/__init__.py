@@ -1,5 +1,29 @@
 """The trainers that ``nnUNetv2_train -tr`` finds."""
 
 from nnunet_ad.trainer.trainer import nnUNetTrainerAD
+from nnunet_ad.trainer.variants import (
+    nnUNetTrainerAD_1epoch,
+    nnUNetTrainerAD_5epochs,
+    nnUNetTrainerAD_20epochs,
+    nnUNetTrainerAD_50epochs,
+    nnUNetTrainerAD_100epochs,
+    nnUNetTrainerAD_NoDecoupling,
+    nnUNetTrainerAD_NoDiffusion,
+    nnUNetTrainerAD_NoDRS,
+    nnUNetTrainerAD_NoRS,
+    nnUNetTrainerAD_NoSVDA,
+)
 
-__all__ = ["nnUNetTrainerAD"]
+__all__ = [
+    "nnUNetTrainerAD",
+    "nnUNetTrainerAD_1epoch",
+    "nnUNetTrainerAD_5epochs",
+    "nnUNetTrainerAD_20epochs",
+    "nnUNetTrainerAD_50epochs",
+    "nnUNetTrainerAD_100epochs",
+    "nnUNetTrainerAD_NoDRS",
+    "nnUNetTrainerAD_NoDecoupling",
+    "nnUNetTrainerAD_NoDiffusion",
+    "nnUNetTrainerAD_NoRS",
+    "nnUNetTrainerAD_NoSVDA",
+]

@@ -1,0 +1,66 @@
+"""Variants of the trainer, found by ``-tr``: shorter trainings, and the ablations of Table 6 and the appendix."""
+
+from dataclasses import replace
+
+from nnunet_ad.config import ADConfig
+from nnunet_ad.trainer.trainer import nnUNetTrainerAD
+
+
+class nnUNetTrainerAD_1epoch(nnUNetTrainerAD):
+    """One epoch, to see whether everything works."""
+
+    config = replace(ADConfig(), num_epochs=1)
+
+
+class nnUNetTrainerAD_5epochs(nnUNetTrainerAD):
+    """Five epochs."""
+
+    config = replace(ADConfig(), num_epochs=5)
+
+
+class nnUNetTrainerAD_20epochs(nnUNetTrainerAD):
+    """Twenty epochs."""
+
+    config = replace(ADConfig(), num_epochs=20)
+
+
+class nnUNetTrainerAD_50epochs(nnUNetTrainerAD):
+    """Fifty epochs."""
+
+    config = replace(ADConfig(), num_epochs=50)
+
+
+class nnUNetTrainerAD_100epochs(nnUNetTrainerAD):
+    """A hundred epochs."""
+
+    config = replace(ADConfig(), num_epochs=100)
+
+
+class nnUNetTrainerAD_NoSVDA(nnUNetTrainerAD):
+    """Ablation: random crops only."""
+
+    config = replace(ADConfig(), svda=False)
+
+
+class nnUNetTrainerAD_NoDiffusion(nnUNetTrainerAD):
+    """Ablation: ξ sees the image only, no noise, no DDIM."""
+
+    config = replace(ADConfig(), diffusion=False)
+
+
+class nnUNetTrainerAD_NoDRS(nnUNetTrainerAD):
+    """Ablation: class weights of one."""
+
+    config = replace(ADConfig(), difficulty_weighting=False)
+
+
+class nnUNetTrainerAD_NoRS(nnUNetTrainerAD):
+    """Ablation: pseudo-labels from the plain sum of two softmaxes."""
+
+    config = replace(ADConfig(), reweighted_sampling=False)
+
+
+class nnUNetTrainerAD_NoDecoupling(nnUNetTrainerAD):
+    """Ablation: θ learns from labelled patches, too."""
+
+    config = replace(ADConfig(), decoupling=False)
