@@ -1,0 +1,185 @@
+"""Writes a dataset into ``nnUNet_raw``, completely or not at all.
+
+Everything is written into a hidden folder beside the final one, which is renamed at the end. A rerun removes what an
+interrupted run left there. With ``overwrite`` the old dataset stays until the new one is complete.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+from filelock import FileLock, Timeout
+from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+from nnunetv2.paths import nnUNet_raw
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from tqdm import tqdm
+
+import nnunet_ad
+from nnunet_ad.conversion.cases import Case, Role
+from nnunet_ad.conversion.dataset import (
+    FILE_ENDING,
+    SIDECAR_JSON,
+    SPLITS_JSON,
+    Dataset,
+    dataset_folder_name,
+    image_files,
+    label_file,
+)
+from nnunet_ad.conversion.errors import ConversionError, naming
+from nnunet_ad.conversion.sidecar import make_sidecar
+from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values, without_metadata
+
+
+def raw_folder() -> Path:
+    """Return nnU-Net's folder of raw datasets, which need not exist yet.
+
+    Raises:
+        ConversionError: ``nnUNet_raw`` is not set.
+    """
+    if not nnUNet_raw.is_set():
+        raise ConversionError(
+            "the environment variable nnUNet_raw is not set; set it to the folder that holds nnU-Net's raw datasets, "
+            "as in: export nnUNet_raw=/data/nnUNet_raw"
+        )
+    return Path(nnUNet_raw)
+
+
+def check_target(dataset_id: int, name: str, overwrite: bool) -> None:
+    """Check that a dataset may be written.
+
+    Raises:
+        ConversionError: The id belongs to a dataset of another name in one of nnU-Net's folders, or the dataset
+            exists and may not be overwritten.
+    """
+    folder_name = dataset_folder_name(dataset_id, name)
+    others = [str(found) for found in find_candidate_datasets(dataset_id) if found != folder_name]
+    if others:
+        raise ConversionError(
+            f"the dataset id {dataset_id} already belongs to {others[0]} in nnUNet_raw, nnUNet_preprocessed or "
+            "nnUNet_results, and nnU-Net allows one name an id; choose another id with -d"
+        )
+    if not overwrite and (raw_folder() / folder_name).exists():
+        raise ConversionError(
+            f"{folder_name} already exists in nnUNet_raw; add --overwrite to replace it, or choose another id with -d"
+        )
+
+
+def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
+    """Write a dataset into ``nnUNet_raw``, with a progress bar over its cases.
+
+    Args:
+        dataset: The dataset.
+        overwrite: Replace a dataset of the same id and name.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        ConversionError: A volume cannot be read or fails a check, the dataset may not be written (see
+            :func:`check_target`), or another process is writing it. Nothing of the new dataset is left then, and an
+            old one is untouched.
+    """
+    final = raw_folder() / dataset.folder_name
+    with _lock(final):
+        check_target(dataset.dataset_id, dataset.name, overwrite)
+        with _replacing(final) as folder:
+            for case in tqdm(dataset.cases, desc=dataset.folder_name, unit="case"):
+                _write_case(case, dataset, folder)
+            _write_descriptions(dataset, folder)
+    return final
+
+
+def _write_case(case: Case, dataset: Dataset, folder: Path) -> None:
+    """Read, check and write the volumes of one case."""
+    assert len(case.channels) == len(dataset.channel_names)
+    first_file, images = case.channels[0].file, []
+    for volume, file in zip(case.channels, image_files(case), strict=True):
+        with naming(case.name, volume.file):
+            images.append(check_image(volume.read()))
+            check_same_grid(images[-1], images[0], "the image", f"the first channel {first_file}")
+        _write_volume(images[-1], folder / file)
+    if case.label is not None:
+        with naming(case.name, case.label.file):
+            label = case.label.read()
+            check_same_grid(label, images[0], "the label", f"the image {first_file}")
+            label = map_label_values(label, {value: value for value in dataset.labels.values()})
+        _write_volume(label, folder / label_file(case))
+
+
+def _write_volume(image: sitk.Image, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    try:
+        sitk.WriteImage(without_metadata(image), str(path), useCompression=True)
+    except RuntimeError:
+        raise ConversionError(
+            f"{path.name} cannot be written; check the free space and the permissions of nnUNet_raw"
+        ) from None
+
+
+def _write_descriptions(dataset: Dataset, folder: Path) -> None:
+    """Write ``dataset.json``, ``splits_final.json`` and ``nnunet_ad.json``."""
+    generate_dataset_json(
+        str(folder),
+        channel_names={str(index): name for index, name in enumerate(dataset.channel_names)},
+        labels=dict(dataset.labels),
+        num_training_cases=dataset.num_cases(Role.LABELED),
+        file_ending=FILE_ENDING,
+        dataset_name=dataset.name,
+        reference=dataset.provenance.url,
+        description=dataset.provenance.description,
+        license="see the terms of the data's owners",
+        converted_by=f"{nnunet_ad.__name__} {nnunet_ad.__version__}",
+    )
+    _write_json([fold.as_json() for fold in dataset.folds], folder / SPLITS_JSON)
+    _write_json(make_sidecar(dataset), folder / SIDECAR_JSON)
+
+
+def _write_json(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _lock(final: Path) -> Iterator[None]:
+    """Keep other processes from writing the same dataset meanwhile."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    path = final.with_name(f".{final.name}.lock")
+    try:
+        with FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # a system that does not delete open files keeps this empty one
+                    path.unlink(missing_ok=True)
+    except Timeout:
+        raise ConversionError(f"another process is writing {final.name}; wait until it has finished") from None
+
+
+@contextmanager
+def _replacing(final: Path) -> Iterator[Path]:
+    """Give a hidden folder to write into, which takes the final name if no exception is raised, and else vanishes."""
+    partial, old = final.with_name(f".{final.name}.partial"), final.with_name(f".{final.name}.old")
+    _restore(old, final)  # if an earlier run was killed between its two renames
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if final.exists():
+            final.replace(old)
+        partial.replace(final)
+    finally:
+        _restore(old, final)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _restore(old: Path, final: Path) -> None:
+    """Give the old dataset its name back if there is no new one, and else remove it."""
+    if not old.exists():
+        return
+    if final.exists():
+        shutil.rmtree(old)
+    else:
+        old.replace(final)

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ad.conversion.cases import Case, Role, Volume
+from nnunet_ad.conversion.dataset import Dataset, Provenance
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE, load_public_split, make_fold
+from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values
+from nnunet_ad.conversion.writer import write_dataset
+
+
+def volume(values, spacing=1.0):
+    image = sitk.GetImageFromArray(np.asarray(values))
+    image.SetSpacing((spacing,) * 3)
+    return image
+
+
+def test_fold_takes_the_first_as_labelled_and_the_last_as_val():
+    fold = make_fold("abcdefgh", 2, 3)
+    assert ("".join(fold.train), "".join(fold.unlabeled), "".join(fold.val)) == ("ab", "cde", "fgh")
+    assert fold.validation == VALIDATION_KEPT_ASIDE
+
+
+def test_fold_without_val_validates_on_the_labelled_cases():
+    fold = make_fold("abcdefgh", 2, 0)
+    assert fold.val == fold.train
+    assert "".join(fold.unlabeled) == "cdefgh"
+    assert fold.validation == VALIDATION_IS_LABELED
+
+
+def test_fold_may_label_everything():
+    assert make_fold("abc", 2, 1).unlabeled == ()
+
+
+def test_public_split_is_complete_and_disjoint():
+    split = load_public_split("LASeg")
+    assert (len(set(split["train"])), len(set(split["test"]))) == (80, 20)
+    assert not set(split["train"]) & set(split["test"])
+    assert split["train"] == sorted(split["train"])
+    assert (split["labeled"]["5pct"], split["labeled"]["10pct"]) == (split["train"][:4], split["train"][:8])
+
+
+def test_missing_public_split_is_named():
+    with pytest.raises(ConversionError, match=r"Nowhere\.json"):
+        load_public_split("Nowhere")
+
+
+def test_label_values_are_mapped_on_the_same_grid():
+    label = volume(np.array([[[0, 205, 420, 421]]], dtype=np.int16), spacing=2.0)
+    mapped = map_label_values(label, {0: 0, 205: 1, 420: 2, 421: 2})
+    assert sitk.GetArrayFromImage(mapped).ravel().tolist() == [0, 1, 2, 2]
+    assert mapped.GetPixelID() == sitk.sitkUInt8
+    check_same_grid(mapped, label, "mapped", "label")
+
+
+def test_images_too_large_for_float32_are_refused():
+    with pytest.raises(ConversionError, match="1 NaN or infinite"):
+        check_image(volume(np.array([[[0.0, 1e300]]])))
+
+
+@pytest.mark.parametrize("property_name", ["Spacing", "Origin", "Direction"])
+def test_grids_that_differ_are_named(property_name):
+    first, second = volume(np.zeros((2, 3, 4))), volume(np.zeros((2, 3, 4)))
+    getattr(second, f"Set{property_name}")({"Direction": (-1, 0, 0, 0, -1, 0, 0, 0, 1)}.get(property_name, (1, 1, 2)))
+    with pytest.raises(ConversionError, match=f"the label has the {property_name.lower()} .* but the image has"):
+        check_same_grid(second, first, "the label", "the image")
+
+
+def make_dataset(second_channel):
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    label = (values > 12).astype(np.uint8)
+    channels = (Volume("t1", lambda: volume(values)), Volume("t2", lambda: second_channel))
+    return Dataset(
+        dataset_id=3,
+        name="Two",
+        channel_names=("T1", "T2"),
+        labels={"background": 0, "organ": 1},
+        cases=(Case("a", Role.LABELED, "site", channels, Volume("mask", lambda: volume(label))),),
+        folds=(make_fold("a", 1, 0),),
+        provenance=Provenance("made", "made", "none", "none"),
+        setting="supervised",
+    )
+
+
+def test_several_channels_are_written_in_order(raw):
+    dataset = make_dataset(volume(np.arange(24.0).reshape(2, 3, 4) * 7))
+    folder = write_dataset(dataset)
+    assert folder == raw / "Dataset003_Two"
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert files == dataset.files()
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / "a_0001.nii.gz")))
+    assert written.max() == 23 * 7
+
+
+def test_channels_on_different_grids_are_refused(raw):
+    dataset = make_dataset(volume(np.arange(24.0).reshape(2, 3, 4), spacing=2.0))
+    with pytest.raises(ConversionError, match=r"case a, file t2: .*first channel t1"):
+        write_dataset(dataset)
+    assert list(raw.iterdir()) == []
