@@ -1,0 +1,163 @@
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunet_ad.distillation import distill_
+from nnunet_ad.network.from_plans import build_network
+from nnunet_ad.network.step_embedding import StepEmbedding
+
+RESIDUAL = "ResidualEncoderUNet"
+PLAIN = "PlainConvUNet"
+
+
+def configuration(kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", dropout: str | None = None):
+    blocks = {"n_conv_per_stage": [2, 2, 1]} if kind == PLAIN else {"n_blocks_per_stage": [1, 2, 2]}
+    module = {"InstanceNorm": "instancenorm", "BatchNorm": "batchnorm"}[norm]
+    kwargs = {
+        "n_stages": 3,
+        "features_per_stage": [4, 6, 8],
+        "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
+        "kernel_sizes": [[1, *[3] * (dim - 1)], [3] * dim, [3] * dim],
+        "strides": [[1] * dim, [1, *[2] * (dim - 1)], [2] * dim],
+        "n_conv_per_stage_decoder": [1, 2],
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.{module}.{norm}{dim}d",
+        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "dropout_op": dropout and f"torch.nn.Dropout{dim}d",
+        "dropout_op_kwargs": dropout and {"p": 0.5},
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+        **blocks,
+    }
+    return ConfigurationManager(
+        {
+            "architecture": {
+                "network_class_name": f"dynamic_network_architectures.architectures.unet.{kind}",
+                "arch_kwargs": kwargs,
+                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            }
+        }
+    )
+
+
+def spatial(dim: int) -> tuple[int, ...]:
+    return (8, 16, 12)[-dim:] if dim == 3 else (16, 12)
+
+
+@pytest.fixture(params=[(PLAIN, 2), (PLAIN, 3), (RESIDUAL, 2), (RESIDUAL, 3)], ids=lambda p: f"{p[0]}-{p[1]}d")
+def network_and_inputs(request):
+    kind, dim = request.param
+    torch.manual_seed(0)
+    network = build_network(configuration(kind, dim), num_input_channels=2, num_classes=3)
+    x_l, x_u = torch.randn(2, 2, *spatial(dim)), torch.randn(2, 2, *spatial(dim))
+    y_t, t = torch.randn(2, 3, *spatial(dim)), torch.tensor([10, 900])
+    return network, x_l, y_t, t, x_u
+
+
+def has_gradient(module) -> bool:
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_shapes_and_inference_output(network_and_inputs):
+    network, x_l, y_t, t, x_u = network_and_inputs
+    flows = network(x_l, y_t, t, x_u)
+    for logits in (flows.xi, flows.psi, flows.theta):
+        assert logits.shape == (2, 3, *x_l.shape[2:])
+    assert flows.theta_labeled is None
+    network.eval()
+    torch.testing.assert_close(network(x_u), network.unlabeled_decoder(network.encoder(x_u)))
+    torch.testing.assert_close(network(x_l, y_t, t, x_u, False).theta_labeled, network(x_l))
+    torch.testing.assert_close(network.denoise(x_l, y_t, t), network(x_l, y_t, t, x_u).xi)
+
+
+def test_the_denoising_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
+    network, *inputs = network_and_inputs
+    network(*inputs).xi.square().mean().backward()
+    assert has_gradient(network.encoder.noisy_stem)
+    assert has_gradient(network.encoder.step_embedding)
+    assert has_gradient(network.encoder.image_encoder)
+    assert has_gradient(network.denoising_decoder)
+    assert not has_gradient(network.difficulty_decoder)
+    assert not has_gradient(network.unlabeled_decoder)
+
+
+def test_the_difficulty_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
+    network, *inputs = network_and_inputs
+    network(*inputs).psi.square().mean().backward()
+    assert has_gradient(network.encoder)
+    assert not has_gradient(network.encoder.noisy_stem)
+    assert not has_gradient(network.encoder.step_embedding)
+    assert has_gradient(network.difficulty_decoder)
+    assert not has_gradient(network.denoising_decoder)
+    assert not has_gradient(network.unlabeled_decoder)
+
+
+def test_the_unlabeled_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
+    network, *inputs = network_and_inputs
+    network(*inputs).theta.square().mean().backward()
+    assert has_gradient(network.encoder)
+    assert not has_gradient(network.encoder.noisy_stem)
+    assert has_gradient(network.unlabeled_decoder)
+    assert not has_gradient(network.denoising_decoder)
+    assert not has_gradient(network.difficulty_decoder)
+
+
+def test_logits_away_from_the_border_change_with_the_step(network_and_inputs):
+    """A constant in front of convolution and instance norm would change the border only."""
+    network, x_l, y_t, _, _ = network_and_inputs
+    network.eval()
+    inner = (slice(None), slice(None), *[slice(s // 2 - 1, s // 2 + 1) for s in x_l.shape[2:]])
+    early, late = (network.denoise(x_l, y_t, torch.tensor([t, t]))[inner] for t in (5, 995))
+    scale = early.abs().mean()
+    assert (early - late).abs().mean() > 0.01 * scale
+
+
+def test_each_sample_is_conditioned_on_its_own_step(network_and_inputs):
+    network, x_l, y_t, t, _ = network_and_inputs
+    network.eval()
+    both = network.denoise(x_l, y_t, t)
+    for i in range(2):
+        torch.testing.assert_close(network.denoise(x_l[i : i + 1], y_t[i : i + 1], t[i : i + 1])[0], both[i])
+
+
+def test_decoders_start_equal_and_all_of_them_takes_part_in_distillation(network_and_inputs):
+    network, *_ = network_and_inputs
+    decoders = [network.denoising_decoder, network.difficulty_decoder, network.unlabeled_decoder]
+    for parameters in zip(*(d.parameters() for d in decoders), strict=True):
+        assert parameters[0] is not parameters[1]
+        torch.testing.assert_close(parameters[0], parameters[1])
+        torch.testing.assert_close(parameters[0], parameters[2])
+    with torch.no_grad():
+        for p in [*decoders[0].parameters(), *decoders[1].parameters()]:
+            p.fill_(1.0)
+    distill_(decoders[2], decoders[0], decoders[1], momentum=0.0)
+    assert all((p == 1).all() for p in decoders[2].parameters())
+
+
+def test_the_image_flow_is_the_hosts_encoder(network_and_inputs):
+    network, x_l, *_ = network_and_inputs
+    for ours, host in zip(network.encoder(x_l), network.encoder.image_encoder(x_l), strict=True):
+        torch.testing.assert_close(ours, host)
+
+
+def test_features_of_the_noisy_flow_do_not_come_from_the_image_stem(network_and_inputs):
+    network, x_l, y_t, t, _ = network_and_inputs
+    before = network.denoise(x_l, y_t, t)
+    stem = getattr(network.encoder.image_encoder, "stem", None) or network.encoder.image_encoder.stages[0][0].convs[0]
+    with torch.no_grad():
+        for p in stem.parameters():
+            p.zero_()
+    torch.testing.assert_close(network.denoise(x_l, y_t, t), before)
+
+
+def test_batch_normalisation_is_refused():
+    with pytest.raises(ValueError, match="instance normalisation"):
+        build_network(configuration(norm="BatchNorm"), 1, 2)
+
+
+def test_step_embedding_tells_all_steps_apart():
+    torch.manual_seed(0)
+    embedding = StepEmbedding(128)(torch.arange(1000))
+    distance = torch.cdist(embedding, embedding) + torch.eye(1000)
+    assert embedding.shape == (1000, 128)
+    assert distance.min() > 1e-4
