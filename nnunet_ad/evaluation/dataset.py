@@ -1,0 +1,88 @@
+"""What evaluation needs to know of an nnU-Net dataset: its labels and the domain of each case."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_ad.evaluation.labels import LabelDefinition, labels_of_dataset
+
+DATASET_JSON, SIDECAR_JSON = "dataset.json", "nnunet_ad.json"
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """Labels and domains of a dataset.
+
+    Attributes:
+        name: folder name, as ``Dataset101_LASeg``.
+        labels: its structures.
+        domains: domain (scanner, vendor, modality …) of each case; empty where the dataset has no sidecar.
+    """
+
+    name: str
+    labels: LabelDefinition
+    domains: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_dataset(identifier: str) -> DatasetDescription:
+    """Read ``dataset.json`` and, where present, ``nnunet_ad.json`` of a dataset.
+
+    Args:
+        identifier: a number (``101``) or name (``Dataset101_LASeg``) of a dataset in ``$nnUNet_raw``, or a folder.
+
+    Raises:
+        ValueError: there is no such dataset, or one of its files cannot be understood.
+    """
+    folder = _find_folder(identifier)
+    name = folder.resolve().name
+    labels = labels_of_dataset(_read_json(folder / DATASET_JSON, name), f"{DATASET_JSON} of {name}")
+    sidecar = folder / SIDECAR_JSON
+    domains = _read_json(sidecar, name).get("domains", {}) if sidecar.exists() else {}
+    if not isinstance(domains, dict) or not all(isinstance(domain, str) for domain in domains.values()):
+        raise ValueError(f'{SIDECAR_JSON} of {name}: "domains" must give one text for each case.')
+    return DatasetDescription(name, labels, domains)
+
+
+def _find_folder(identifier: str) -> Path:
+    if re.fullmatch(r"\d{1,3}", identifier):
+        return _in_raw(f"Dataset{int(identifier):03d}_*", f"dataset {identifier}")
+    folder = Path(identifier)
+    if folder.is_dir():
+        if not (folder / DATASET_JSON).is_file():
+            raise ValueError(f"the folder {identifier} has no {DATASET_JSON}; pass a dataset's folder, number or name.")
+        return folder
+    if re.fullmatch(r"Dataset\d{3}_[^/\\*?\[]+", identifier):
+        return _in_raw(identifier, identifier)
+    raise ValueError(
+        f"dataset {identifier!r} is neither a folder nor a dataset's number or name, such as 101 or Dataset101_LASeg."
+    )
+
+
+def _in_raw(pattern: str, what: str) -> Path:
+    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (the host's spelling)
+    if not raw:
+        raise ValueError(
+            f"{what} cannot be looked up because the environment variable nnUNet_raw is not set; set it to the folder "
+            "of nnU-Net's raw datasets, or pass the dataset's folder."
+        )
+    found = sorted(path.parent for path in Path(raw).glob(f"{pattern}/{DATASET_JSON}"))
+    if len(found) != 1:
+        raise ValueError(
+            f"{what}: expected one folder {pattern} with a {DATASET_JSON} in nnUNet_raw ({raw}), found "
+            f"{', '.join(path.name for path in found) or 'none'}."
+        )
+    return found[0]
+
+
+def _read_json(path: Path, dataset: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} of {dataset} is not valid JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} of {dataset} holds a {type(content).__name__}; expected a JSON object.")
+    return content

@@ -1,0 +1,65 @@
+import os
+import signal
+
+import pytest
+
+from nnunet_ad.evaluation import workers
+from nnunet_ad.evaluation.workers import Workers, default_processes
+
+
+def process_of(item):
+    return item, os.getpid()
+
+
+def fail_at_three(item):
+    if item == 3:
+        raise ValueError("three")
+    return item
+
+
+def die_outside_of(process):
+    if os.getpid() != process:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(function, items, processes=2):
+    with Workers(processes, progress=False) as pool:
+        return pool.map(function, items, "Testing")
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Make processes pay after the first item."""
+    monkeypatch.setattr(workers, "START_UP_SECONDS", -1.0)
+
+
+def test_a_short_job_stays_in_this_process():
+    assert run(process_of, [1, 2, 3]) == [(item, os.getpid()) for item in (1, 2, 3)]
+
+
+def test_a_long_job_goes_to_other_processes_in_order(eager):
+    results = run(process_of, list(range(6)))
+    assert [item for item, _ in results] == list(range(6))
+    assert os.getpid() not in {process for _, process in results[1:]}
+
+
+def test_one_process_is_this_one(eager):
+    assert {process for _, process in run(process_of, [1, 2, 3], processes=1)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_errors_are_raised_here(eager, processes):
+    with pytest.raises(ValueError, match="three"):
+        run(fail_at_three, [1, 2, 3, 4], processes)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed otherwise here")
+def test_a_killed_process_is_reported(eager):
+    with pytest.raises(OSError, match="a worker process was killed"):
+        run(die_outside_of, [os.getpid()] * 3)
+
+
+def test_there_is_at_least_one_process_and_not_too_many():
+    assert 1 <= default_processes() <= 8
+    with pytest.raises(ValueError, match="at least 1"):
+        Workers(0)
