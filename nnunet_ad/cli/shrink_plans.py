@@ -1,0 +1,60 @@
+"""``nnunet_ad shrink_plans``: smaller plans beside those of a planned dataset, for machines without a large GPU."""
+
+import argparse
+import os
+from pathlib import Path
+
+VARIABLE = "nnUNet_preprocessed"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the sub-command to the command line."""
+    parser = subparsers.add_parser(
+        "shrink_plans",
+        help="write smaller plans for training on a CPU",
+        description="Write smaller plans beside those of a planned dataset, for training on a CPU with -p. The "
+        "preprocessed data are shared with the original plans.",
+    )
+    parser.add_argument("-d", metavar="DATASET", dest="dataset", type=int, required=True, help="number of the dataset")
+    parser.add_argument("-c", metavar="CONFIGURATION", dest="configuration", default="3d_fullres")
+    parser.add_argument("-p", metavar="PLANS", dest="source", default="nnUNetPlans", help="plans to start from")
+    parser.add_argument("-o", metavar="PLANS", dest="name", default="nnUNetPlansSmall", help="name of the new plans")
+    parser.add_argument("--features", type=int, default=16, help="features of the first stage (default: 16)")
+    parser.add_argument("--patch", type=int, nargs="+", required=True, help="patch size in voxels, slowest axis first")
+    parser.add_argument("--batch", type=int, default=2, help="patches a batch (default: 2)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the plans and print their path.
+
+    Raises:
+        ValueError: The dataset is not planned, or the plans cannot be shrunk so; one sentence for the user.
+        OSError: The plans do not exist or cannot be written.
+    """
+    from nnunet_ad.planning.small_plans import write_small_plans
+
+    path = write_small_plans(
+        _preprocessed_folder(arguments.dataset),
+        arguments.configuration,
+        arguments.features,
+        arguments.patch,
+        arguments.batch,
+        arguments.name,
+        arguments.source,
+    )
+    print(f"Written: {path}")
+    return 0
+
+
+def _preprocessed_folder(dataset: int) -> Path:
+    if not os.environ.get(VARIABLE):
+        raise ValueError(f"the environment variable {VARIABLE} is not set; set it to nnU-Net's preprocessed folder")
+    found = sorted(Path(os.environ[VARIABLE]).glob(f"Dataset{dataset:03d}_*/"))
+    if len(found) != 1:
+        names = ", ".join(folder.name for folder in found) or "none"
+        raise ValueError(
+            f"expected one folder Dataset{dataset:03d}_* in {VARIABLE}, found {names}; plan the dataset first with "
+            f"nnUNetv2_plan_and_preprocess -d {dataset}"
+        )
+    return found[0]

@@ -1,0 +1,1 @@
+"""Plans for machines that the default plans are too large for."""

@@ -1,0 +1,119 @@
+"""Smaller plans from nnU-Net's own: fewer features, a smaller patch, the same preprocessed data.
+
+The default planner fills a GPU; on a CPU its networks take minutes an iteration. :func:`shrink_plans` keeps everything
+that the preprocessed data depend on, so that the data of the original plans are used as they are.
+"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+MIN_BOTTLENECK = 4  # voxels along each axis, as nnU-Net's planner
+_BLOCK_COUNTS = ("n_conv_per_stage", "n_blocks_per_stage")  # PlainConv and ResidualEncoder plans
+
+
+def shrink_plans(
+    plans: dict, configuration: str, base_features: int, patch_size: Sequence[int], batch_size: int, name: str
+) -> dict:
+    """Return a copy of ``plans`` with a smaller network, patch and batch in one configuration.
+
+    Stages, strides and kernel sizes follow from the patch and the spacing by nnU-Net's own rule: an axis is halved as
+    long as at least four voxels remain, coarse axes are spared at first. Features double from stage to stage up to the
+    largest number in the original plans. The data identifier is kept: the preprocessed data are shared.
+
+    Args:
+        plans: Content of a plans file.
+        configuration: Name of the configuration to shrink, for example ``3d_fullres``.
+        base_features: Features of the first stage.
+        patch_size: Voxels along the axes of the preprocessed data; rounded up so that every stage halves evenly.
+        batch_size: Patches a batch.
+        name: Name of the new plans, for ``-p``.
+
+    Returns:
+        The new plans.
+
+    Raises:
+        ValueError: The configuration is unknown or takes its architecture from another one, the patch has another
+            number of axes than the configuration or an axis shorter than four voxels, a number is not positive, or
+            the name is that of the original plans.
+    """
+    _check(plans, configuration, base_features, patch_size, batch_size, name)
+    small = deepcopy(plans)
+    small["plans_name"] = name
+    settings = small["configurations"][configuration]
+    _, strides, kernel_sizes, patch_size, _ = get_pool_and_conv_props(
+        settings["spacing"], list(patch_size), MIN_BOTTLENECK, max_numpool=999
+    )
+    settings["patch_size"] = [int(size) for size in patch_size]
+    settings["batch_size"] = batch_size
+    _shrink_architecture(settings["architecture"]["arch_kwargs"], base_features, strides, kernel_sizes)
+    return small
+
+
+def write_small_plans(
+    preprocessed_dataset_folder: Path,
+    configuration: str,
+    base_features: int,
+    patch_size: Sequence[int],
+    batch_size: int,
+    name: str,
+    source_name: str = "nnUNetPlans",
+) -> Path:
+    """Write smaller plans beside the plans ``source_name`` of a planned dataset, and return the new file's path.
+
+    The other arguments are those of :func:`shrink_plans`.
+
+    Raises:
+        FileNotFoundError: The dataset has no plans of that name.
+        ValueError: As :func:`shrink_plans`.
+    """
+    source = Path(preprocessed_dataset_folder) / f"{source_name}.json"
+    if not source.is_file():
+        raise FileNotFoundError(f"no plans {source}: plan the dataset first with nnUNetv2_plan_and_preprocess")
+    plans = json.loads(source.read_text(encoding="utf-8"))
+    small = shrink_plans(plans, configuration, base_features, patch_size, batch_size, name)
+    target = source.with_name(f"{name}.json")
+    target.write_text(json.dumps(small, indent=4) + "\n", encoding="utf-8")
+    return target
+
+
+def _check(plans: dict, configuration: str, base_features: int, patch_size: Sequence[int], batch_size: int, name: str):
+    if configuration not in plans["configurations"]:
+        known = ", ".join(plans["configurations"])
+        raise ValueError(f"plans {plans['plans_name']} have no configuration {configuration!r}; they have {known}")
+    settings = plans["configurations"][configuration]
+    if "architecture" not in settings:
+        parent = settings.get("inherits_from")
+        raise ValueError(f"configuration {configuration!r} takes its architecture from {parent!r}: shrink that one")
+    if len(patch_size) != len(settings["spacing"]):
+        axes = len(settings["spacing"])
+        raise ValueError(f"patch size {list(patch_size)}: configuration {configuration!r} has {axes} axes")
+    if min(patch_size) < MIN_BOTTLENECK:
+        raise ValueError(f"patch size {list(patch_size)}: every axis needs at least {MIN_BOTTLENECK} voxels")
+    if base_features < 1 or batch_size < 1:
+        raise ValueError(f"features and batch size must be positive, got {base_features} and {batch_size}")
+    if name == plans["plans_name"]:
+        raise ValueError(f"the new plans need another name than the original ones, {name!r}")
+
+
+def _shrink_architecture(
+    arch_kwargs: dict, base_features: int, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
+) -> None:
+    num_stages = len(strides)
+    max_features = max(arch_kwargs["features_per_stage"])
+    arch_kwargs["n_stages"] = num_stages
+    arch_kwargs["features_per_stage"] = [min(base_features * 2**stage, max_features) for stage in range(num_stages)]
+    arch_kwargs["strides"] = [list(stride) for stride in strides]
+    arch_kwargs["kernel_sizes"] = [list(kernel_size) for kernel_size in kernel_sizes]
+    for key in _BLOCK_COUNTS:
+        if key in arch_kwargs:
+            arch_kwargs[key] = _resize(arch_kwargs[key], num_stages)
+    arch_kwargs["n_conv_per_stage_decoder"] = _resize(arch_kwargs["n_conv_per_stage_decoder"], num_stages - 1)
+
+
+def _resize(counts: Sequence[int], length: int) -> list[int]:
+    """Return the first ``length`` counts, the last one repeated if there are fewer."""
+    return [*counts, *[counts[-1]] * (length - len(counts))][:length]

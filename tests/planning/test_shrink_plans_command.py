@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from nnunet_ad.cli.main import main
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """A preprocessed folder with the plans of dataset 7; the network's numbers are those of nnU-Net's planner."""
+    arch = {"features_per_stage": [32, 64, 128], "n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2]}
+    settings = {"spacing": [1.0, 1.0, 1.0], "architecture": {"arch_kwargs": arch}}
+    folder = tmp_path / "preprocessed" / "Dataset007_Seven"
+    folder.mkdir(parents=True)
+    (folder / "nnUNetPlans.json").write_text(
+        json.dumps({"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": settings}})
+    )
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    return folder
+
+
+def _shrink(arguments):
+    return main(["shrink_plans", *arguments.split()])
+
+
+def test_plans_are_written_and_named(planned, capsys):
+    assert _shrink("-d 7 --features 4 --patch 16 16 16 --batch 3 -o Tiny") == 0
+    assert str(planned / "Tiny.json") in capsys.readouterr().out
+    settings = json.loads((planned / "Tiny.json").read_text())["configurations"]["3d_fullres"]
+    assert (settings["patch_size"], settings["batch_size"]) == ([16, 16, 16], 3)
+    assert settings["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 16]
+
+
+def test_an_unplanned_dataset_says_what_to_run(planned, capsys):
+    assert _shrink("-d 8 --patch 16 16 16") == 1
+    assert "nnUNetv2_plan_and_preprocess -d 8" in capsys.readouterr().err
+
+
+def test_a_missing_variable_is_named(planned, monkeypatch, capsys):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    assert _shrink("-d 7 --patch 16 16 16") == 1
+    assert "nnUNet_preprocessed is not set" in capsys.readouterr().err
