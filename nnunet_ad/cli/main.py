@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import nnunet_ad
 
 # Modules of nnunet_ad.cli with ``add_parser(subparsers)``; heavy imports belong into their ``run``.
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("doctor", "evaluate", "compare", "preprocess_unlabeled", "shrink_plans")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # nnU-Net's errors for users are RuntimeErrors
         print(f"nnunet_ad {arguments.command}: {error}", file=sys.stderr)
         return 1
 
