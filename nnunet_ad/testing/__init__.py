@@ -1,0 +1,1 @@
+"""Made data for tests and for the demo."""

@@ -1,0 +1,84 @@
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from nnunet_ad.testing import demo
+
+EVALUATION = {
+    "overall": [
+        {"structure": "organ", "metrics": {"Dice": {"mean": 0.9}}},
+        {"structure": "vessel", "metrics": {"Dice": {"mean": 0.7}}},
+        {"structure": "mean", "metrics": {"Dice": {"mean": 0.8}}},
+    ],
+    "per_domain": [
+        {"domain": domain, "structure": structure, "metrics": {"Dice": {"mean": mean}}}
+        for domain, means in (("B", (0.8, 0.6, 0.7)), ("A", (1.0, 0.8, 0.9)))
+        for structure, mean in zip(("organ", "vessel", "mean"), means, strict=True)
+    ],
+}
+
+
+def test_every_command_is_one_that_is_installed():
+    scripts = {entry_point.name for entry_point in entry_points(group="console_scripts")}
+    assert {command.split()[0] for command in demo.demo_commands(Path("/demo"), "cpu")} <= scripts
+
+
+def test_folders_with_spaces_stay_one_argument(tmp_path, capfd):
+    folder = tmp_path / "a b"
+    environment = demo.demo_environment(folder)
+    predict = next(command for command in demo.demo_commands(folder, "cpu") if "predict" in command)
+    show = f"python -c 'import sys; print(sys.argv[1:])' {predict}"
+    demo.run_command(show, environment)
+    output = capfd.readouterr().out
+    assert f"$ {show}" in output
+    assert f"'{folder / 'predictions'}'" in output
+
+
+def test_commands_are_those_of_this_interpreter(tmp_path, capfd):
+    demo.run_command("python -c 'import sys; print(sys.prefix)'", demo.demo_environment(tmp_path))
+    assert capfd.readouterr().out.splitlines()[-1] == sys.prefix
+
+
+def test_a_command_that_fails_stops_the_demo(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError):
+        demo.run_command("python -c 'import sys; sys.exit(3)'", {**os.environ})
+
+
+def test_an_earlier_demo_is_removed_and_nothing_else(tmp_path):
+    demo.empty_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "old").touch()
+    demo.empty_folder(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "old").exists()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds other files"):
+        demo.empty_folder(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_the_table_has_a_row_a_domain_and_a_column_a_structure():
+    assert [line.split() for line in demo.dice_table(EVALUATION).splitlines()] == [
+        ["domain", "organ", "vessel", "mean"],
+        ["A", "1.00", "0.80", "0.90"],
+        ["B", "0.80", "0.60", "0.70"],
+        ["all", "0.90", "0.70", "0.80"],
+    ]
+    assert demo.mean_dice(EVALUATION) == 0.8
+
+
+@pytest.mark.slow
+def test_the_whole_demo_runs_and_ends_with_the_mean_dice(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(demo, "TRAINER", "nnUNetTrainerAD_1epoch")
+    monkeypatch.setattr(demo, "ITERATIONS_PER_EPOCH", 2)
+    monkeypatch.setattr(demo, "FEATURES", 4)
+    mean = demo.run_demo(tmp_path / "a demo")
+    output = capfd.readouterr().out
+    assert output.splitlines()[-1] == f"mean Dice {mean:.2f}"
+    for command in demo.demo_commands(tmp_path / "a demo", demo.find_device()):
+        assert f"$ {command}" in output
+    for label in ("Overlay: ", "Curves:  "):
+        (line,) = (line for line in output.splitlines() if line.startswith(label))
+        assert Path(line.removeprefix(label)).stat().st_size > 10_000
