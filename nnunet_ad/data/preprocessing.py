@@ -9,7 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,11 +103,17 @@ def preprocess_unlabeled(
         todo = missing_cases(preprocessing, images)
         preprocessing.folder.mkdir(exist_ok=True)
         jobs = [(preprocessing, case, [str(file) for file in images[case]]) for case in todo]
-        with multiprocessing.get_context("spawn").Pool(min(num_processes, max(1, len(jobs)))) as pool:
-            done = pool.imap_unordered(_preprocess_case, jobs)
-            for _ in tqdm(done, total=len(jobs), desc="Preprocessing unlabelled cases"):
-                pass
+        for _ in tqdm(_run(jobs, num_processes), total=len(jobs), desc="Preprocessing unlabelled cases"):
+            pass
     return todo
+
+
+def _run(jobs: list, num_processes: int) -> Iterator[None]:
+    if min(num_processes, len(jobs)) <= 1:
+        yield from map(_preprocess_case, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs))) as pool:
+        yield from pool.imap_unordered(_preprocess_case, jobs)
 
 
 def preprocessed_cases(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from nnunet_ad.trainer.variants import (
     nnUNetTrainerAD_20epochs,
     nnUNetTrainerAD_50epochs,
     nnUNetTrainerAD_100epochs,
+    nnUNetTrainerAD_demo,
     nnUNetTrainerAD_NoDecoupling,
     nnUNetTrainerAD_NoDiffusion,
     nnUNetTrainerAD_NoDRS,
@@ -26,4 +27,5 @@ __all__ = [
     "nnUNetTrainerAD_NoDiffusion",
     "nnUNetTrainerAD_NoRS",
     "nnUNetTrainerAD_NoSVDA",
+    "nnUNetTrainerAD_demo",
 ]

@@ -49,7 +49,7 @@ def overlap(prediction: Tensor, target: Tensor, num_classes: int, ignore_label: 
 
 
 @torch.no_grad()
-def dice_by_t(samples: Overlap, t: Tensor | None, num_steps: int) -> tuple[Tensor, Tensor]:
+def dice_by_t(samples: Overlap, t: Tensor | None, num_steps: int) -> dict[str, Tensor]:
     """Return sums and counts (5,) of the mean foreground Dice of samples whose step t lies in each quintile.
 
     Args:
@@ -57,14 +57,17 @@ def dice_by_t(samples: Overlap, t: Tensor | None, num_steps: int) -> tuple[Tenso
         t: Steps (B,), or ``None`` without diffusion: zeros are returned.
         num_steps: T.
     """
-    sums = samples.total.new_zeros(NUM_T_BINS)
+    sums, counts = samples.total.new_zeros(2, NUM_T_BINS)
     if t is None:
-        return sums, sums.clone()
+        return {"dice_by_t_sums": sums, "dice_by_t_counts": counts}
     present = samples.present()[:, 1:]
     mean_dice = (samples.dice()[:, 1:] * present).sum(1) / present.sum(1).clamp_min(1)
     counted = present.any(1).float()
     quintile = (t * NUM_T_BINS) // num_steps
-    return sums.scatter_add(0, quintile, mean_dice * counted), sums.scatter_add(0, quintile, counted)
+    return {
+        "dice_by_t_sums": sums.scatter_add(0, quintile, mean_dice * counted),
+        "dice_by_t_counts": counts.scatter_add(0, quintile, counted),
+    }
 
 
 @torch.no_grad()

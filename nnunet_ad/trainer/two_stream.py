@@ -1,0 +1,291 @@
+"""nnU-Net's trainer fed with labelled and unlabelled batches: the seams with the host, without a method."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+
+from nnunet_ad import __version__
+from nnunet_ad.augmentation.svda import SVDA, training_transforms
+from nnunet_ad.config import ADConfig
+from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.data.folds import check_fold_exists
+from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
+from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
+from nnunet_ad.losses import dice_ce
+from nnunet_ad.trainer import curves
+from nnunet_ad.trainer.precision import cpu_computes_bf16
+
+ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
+SEED_VARIABLE = "NNUNET_AD_SEED"
+
+
+class nnUNetTrainerTwoStream(nnUNetTrainer):
+    """Base of trainers that see unlabelled cases: streams, augmentation, optimiser, curves and checkpoints.
+
+    A subclass brings the network and the train step. ``NNUNET_AD_ITERATIONS=n`` makes every epoch n training and
+    max(1, n // 5) validation iterations; ``NNUNET_AD_SEED=n`` seeds weights, noise, cases and augmentation.
+
+    Attributes:
+        config: Hyper-parameters; a variant is a subclass with another one.
+        seed: Of the run, or ``None``.
+        generator: Random state on the device, part of the checkpoint.
+        curves: One value an epoch of whatever is logged, part of the checkpoint.
+        unlabeled_dataset: The unlabelled cases of the fold, from the start of training on.
+    """
+
+    config: ADConfig = ADConfig()
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (the host inspects this very signature)
+    ):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = False
+        self.initial_lr = self.config.learning_rate
+        self.weight_decay = self.config.weight_decay
+        self.num_epochs = self.config.num_epochs
+        self.num_iterations_per_epoch = (
+            _integer_from_environment(ITERATIONS_VARIABLE, minimum=1) or self.config.num_iterations_per_epoch
+        )
+        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
+        self.save_every = 5
+        self.num_classes = self.label_manager.num_segmentation_heads
+        self.ignore_label = self.label_manager.ignore_label
+        self.curves: curves.Curves = {}
+        self.unlabeled_dataset: UnlabeledDataset | None = None
+        self.seed = _integer_from_environment(SEED_VARIABLE, minimum=0)
+        self.generator = torch.Generator(self.device)
+        self._seed_everything()
+
+    def _seed_everything(self) -> None:
+        if self.seed is None:
+            self.generator.seed()
+            return
+        torch.manual_seed(self.seed)
+        np.random.seed(self.seed + self.local_rank)
+        self.generator.manual_seed(self.seed + self.local_rank)
+
+    # ------------------------------------------------------------------------------------------- network
+
+    @property
+    def bare_network(self) -> nn.Module:
+        """The network without the wrappers of distributed training and compilation."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """There is none to switch."""
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """SGD with Nesterov momentum and nnU-Net's polynomial schedule (Table 8)."""
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            self.initial_lr,
+            momentum=self.config.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=True,
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _build_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The host's validation step shows the loss on validation patches by this."""
+        return lambda output, target: dice_ce(output, target[:, 0], ignore_label=self.ignore_label)
+
+    def descend(self, loss: Tensor) -> None:
+        """Backward pass, clipping of the joint gradient norm, step; through the host's scaler where it has one."""
+        parameters = self.network.parameters()
+        if self.grad_scaler is None:
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+            self.optimizer.step()
+            return
+        self.grad_scaler.scale(loss).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Copy tensors to the device."""
+        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+
+    # ------------------------------------------------------------------------------------------- data
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As the host, but a fold beyond the split file is an error instead of a random split."""
+        check_fold_exists(self.fold, Path(self.preprocessed_dataset_folder_base))
+        return super().do_split()
+
+    def get_tr_and_val_datasets(self) -> tuple:
+        """As the host; the unlabelled cases of the fold are found, and preprocessed where they were not."""
+        labeled, val = super().get_tr_and_val_datasets()
+        self.unlabeled_dataset = prepare_unlabeled(
+            DatasetFolders.of(self.plans_manager.dataset_name),
+            self.plans_manager,
+            self.configuration_name,
+            self.dataset_json,
+            self.fold,
+            labeled.identifiers,
+            val.identifiers,
+            self.print_to_log_file,
+        )
+        return labeled, val
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 (host's name)
+        """As the host, without mirroring, neither in training nor in inference."""
+        rotation, slice_wise, initial_patch_size, _ = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        self.inference_allowed_mirroring_axes = None
+        return rotation, slice_wise, initial_patch_size, None
+
+    def get_dataloaders(self) -> tuple:
+        """Return the loader of labelled with unlabelled batches and the host's loader of validation batches."""
+        labeled, val = self.get_tr_and_val_datasets()
+        patch_size = self.configuration_manager.patch_size
+        rotation, slice_wise, initial_patch_size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        svda = SVDA(patch_size, rotation, self.config.num_augmentations if self.config.svda else 0, slice_wise)
+        transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm)
+
+        def labeled_loader(dataset, size, augmentation) -> nnUNetDataLoader:
+            return nnUNetDataLoader(
+                dataset,
+                self.batch_size,
+                size,
+                patch_size,
+                self.label_manager,
+                oversample_foreground_percent=self.oversample_foreground_percent,
+                probabilistic_oversampling=self.probabilistic_oversampling,
+                transforms=augmentation,
+            )
+
+        unlabeled = UnlabeledDataLoader(
+            self.unlabeled_dataset, self.batch_size, initial_patch_size, patch_size, self.label_manager, transforms
+        )
+        train = TwoStreamDataLoader(labeled_loader(labeled, initial_patch_size, transforms), unlabeled)
+        validation = labeled_loader(
+            val, patch_size, self.get_validation_transforms(None, ignore_label=self.ignore_label)
+        )
+        num_workers = get_allowed_n_proc_DA()
+        loaders = self._in_background(train, num_workers), self._in_background(validation, num_workers // 2)
+        for loader in loaders:
+            next(loader)
+        return loaders
+
+    def _in_background(self, loader, num_workers: int):
+        if get_allowed_n_proc_DA() == 0:
+            return SingleThreadedAugmenter(loader, None)
+        num_workers = max(1, num_workers)
+        first_seed = None if self.seed is None else (self.seed * 1000 + self.local_rank) * 1000
+        return NonDetMultiThreadedAugmenter(
+            loader,
+            None,
+            num_processes=num_workers,
+            num_cached=max(6, num_workers // 2),
+            seeds=None if first_seed is None else [first_seed + i for i in range(num_workers)],
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+
+    # ------------------------------------------------------------------------------------------- epochs
+
+    def run_training(self) -> None:
+        """As the host; worker processes end on errors, too."""
+        try:
+            super().run_training()
+        finally:
+            for loader in (self.dataloader_train, self.dataloader_val):
+                if isinstance(loader, NonDetMultiThreadedAugmenter):
+                    loader._finish()
+
+    def on_train_start(self) -> None:
+        """Say in the log what is trained, and in which way."""
+        super().on_train_start()
+        shortened = f" ({ITERATIONS_VARIABLE} is set)" if ITERATIONS_VARIABLE in os.environ else ""
+        self.print_to_log_file(f"nnunet_ad {__version__}, torch {torch.__version__}, seed {self.seed}, {self.config}")
+        self.print_to_log_file(
+            f"{self.num_epochs} epochs of {self.num_iterations_per_epoch} training and "
+            f"{self.num_val_iterations_per_epoch} validation iterations{shortened}, "
+            f"batches of {self.batch_size} labelled and {self.batch_size} unlabelled patches"
+        )
+        if self.device.type == "cpu":
+            self.print_to_log_file(f"Forward passes on the CPU in {'bfloat16' if cpu_computes_bf16() else 'float32'}")
+
+    def on_epoch_end(self) -> None:
+        """As the host, then the picture of the curves."""
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            curves.plot(self.curves, Path(self.output_folder) / "progress_ad.png")
+
+    def log_epoch(self, **values) -> None:
+        """Add one epoch's values, numbers or arrays, to curves, log file and further loggers of the host."""
+        values = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in values.items()}
+        curves.append(self.curves, **values)
+        for name, value in values.items():
+            self.print_to_log_file(name, np.round(np.asarray(value, dtype=float), 4))
+            for logger in self.logger.loggers:
+                logger.log(f"ad/{name}", value, self.current_epoch)
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def method_state(self) -> dict:
+        """Return what the method carries from step to step beside network and optimiser; a subclass adds to it."""
+        return {"version": __version__, "curves": self.curves, "generator": self.generator.get_state()}
+
+    def load_method_state(self, state: dict) -> None:
+        """Restore what :meth:`method_state` returned."""
+        self.curves = state["curves"]
+        self.generator.set_state(state["generator"])
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint with the method's state added; the file appears as a whole or not at all."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        checkpoint = {
+            "network_weights": self.bare_network.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "nnunet_ad": self.method_state(),
+        }
+        temporary = Path(f"{filename}.tmp")
+        torch.save(checkpoint, temporary)
+        temporary.replace(filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Restore what :meth:`save_checkpoint` wrote."""
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+        self.load_method_state(checkpoint["nnunet_ad"])
+
+
+def _integer_from_environment(variable: str, minimum: int) -> int | None:
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or int(text) < minimum:
+        raise ValueError(f"{variable} is {text!r}; expected a whole number of at least {minimum}")
+    return int(text)
