@@ -54,5 +54,5 @@ def test_parameters_of_another_shape_or_name_stay():
 
 
 def test_momentum_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match="momentum is 1.5"):
+    with pytest.raises(ValueError, match=r"momentum is 1\.5"):
         distill_(make_module(), make_module(), make_module(), 1.5)

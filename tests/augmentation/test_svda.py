@@ -1,0 +1,114 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_ad.augmentation.svda import OPERATIONS, SVDA, training_transforms
+
+ROTATION = (-np.pi / 6, np.pi / 6)
+
+
+def sample(size=(20, 22, 18)) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.zeros(1, *size, dtype=torch.int16)
+    label[(0, *[slice(s // 3, 2 * s // 3) for s in size])] = 1
+    return {"image": torch.rand(2, *size, generator=generator), "segmentation": label}
+
+
+def centre(tensor: torch.Tensor, size) -> torch.Tensor:
+    start = [(s - p) // 2 for s, p in zip(tensor.shape[1:], size, strict=True)]
+    return tensor[(slice(None), *[slice(a, a + p) for a, p in zip(start, size, strict=True)])]
+
+
+@pytest.mark.parametrize("num_operations", range(7))
+def test_draws_that_many_operations_without_replacement(num_operations):
+    svda = SVDA((8, 8, 8), ROTATION, num_operations)
+    drawn = [svda.get_parameters()["operations"] for _ in range(200)]
+    assert all(len(operations) == num_operations for operations in drawn)
+    if 0 < num_operations < 6:
+        assert Counter(itertools.chain(*drawn)).keys() == set(OPERATIONS)
+
+
+def test_all_triples_are_equally_likely():
+    np.random.seed(0)
+    svda = SVDA((8, 8, 8), ROTATION, 3)
+    counts = Counter(svda.get_parameters()["operations"] for _ in range(4000))
+    assert len(counts) == 20
+    assert all(130 < count < 280 for count in counts.values())
+
+
+def test_no_operation_is_a_plain_crop_of_the_centre():
+    data = sample()
+    out = SVDA((12, 14, 10), ROTATION, 0)(**{k: v.clone() for k, v in data.items()})
+    torch.testing.assert_close(out["image"], centre(data["image"], (12, 14, 10)))
+    assert torch.equal(out["segmentation"], centre(data["segmentation"], (12, 14, 10)))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_changes_the_image_and_only_spatial_ones_the_label(name):
+    np.random.seed(1)
+    torch.manual_seed(1)
+    data, svda = sample(), SVDA((12, 14, 10), ROTATION, 1)
+    out = svda.apply({k: v.clone() for k, v in data.items()}, operations=frozenset([name]))
+    assert not torch.allclose(out["image"], centre(data["image"], (12, 14, 10)))
+    same_label = torch.equal(out["segmentation"], centre(data["segmentation"], (12, 14, 10)))
+    assert same_label == (name not in ("rotation", "scaling"))
+
+
+def test_rotation_and_scaling_together_are_one_interpolation(monkeypatch):
+    svda = SVDA((12, 12, 12), ROTATION, 2)
+    calls = []
+    for key, transform in svda.spatial.items():
+        monkeypatch.setattr(transform, "_apply_to_image", _counting(transform._apply_to_image, calls, key))
+    svda.apply(sample(), operations=frozenset(["rotation", "scaling"]))
+    assert calls == [(True, True)]
+
+
+def _counting(function, calls, key):
+    def wrapped(*args, **kwargs):
+        calls.append(key)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def test_never_mirrors():
+    """A ramp keeps its direction through everything that may be drawn."""
+    np.random.seed(2)
+    ramp = torch.linspace(1, 2, 24).view(1, -1, 1, 1).expand(1, 24, 24, 24).contiguous()
+    svda = SVDA((10, 10, 10), ROTATION, 3)
+    for _ in range(40):
+        image = svda(image=ramp.clone())["image"]
+        assert (image[0, 8] - image[0, 1]).mean() > 0
+
+
+def test_slice_wise_keeps_slices_apart():
+    np.random.seed(3)
+    image = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 20, 20).contiguous() + 1
+    svda = SVDA((6, 12, 12), ROTATION, 2, slice_wise=True)
+    out = svda.apply({"image": image}, operations=frozenset(["rotation", "scaling"]))["image"]
+    assert out.shape == (1, 6, 12, 12)
+    for i in range(6):
+        torch.testing.assert_close(out[0, i, 4:8, 4:8], torch.full((4, 4), i + 1.0))
+
+
+def test_two_dimensions():
+    out = SVDA((12, 10), ROTATION, 6)(**sample((20, 20)))
+    assert out["image"].shape == (2, 12, 10)
+
+
+@pytest.mark.parametrize("num_operations", [-1, 7])
+def test_impossible_numbers_are_refused(num_operations):
+    with pytest.raises(ValueError, match="expected 0 to 6"):
+        SVDA((8, 8, 8), ROTATION, num_operations)
+
+
+def test_outside_the_mask_stays_zero_and_its_label_becomes_background():
+    data = sample()
+    data["segmentation"][:, :10] = -1
+    out = training_transforms(SVDA((20, 22, 18), ROTATION, 0), [True, False])(**data)
+    assert (out["image"][0, :10] == 0).all()
+    assert (out["image"][1, :10] != 0).any()
+    assert out["segmentation"].min() == 0

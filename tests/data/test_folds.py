@@ -1,0 +1,118 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_ad.data.folds import check_cases_exist, check_fold_exists, unlabeled_cases_of_fold
+
+
+@pytest.fixture
+def folders(tmp_path) -> tuple[Path, Path]:
+    raw, preprocessed = tmp_path / "raw" / "Dataset001_X", tmp_path / "pre" / "Dataset001_X"
+    raw.mkdir(parents=True)
+    preprocessed.mkdir(parents=True)
+    return preprocessed, raw
+
+
+def write_splits(folder: Path, *unlabeled) -> None:
+    splits = [{"train": ["a"], "val": ["b"]} | ({} if u is None else {"unlabeled": u}) for u in unlabeled]
+    (folder / "splits_final.json").write_text(json.dumps(splits))
+
+
+def cases(folders, fold=0, train=("a",), val=("b",), known=("u2", "u1")) -> list[str]:
+    preprocessed, raw = folders
+    return unlabeled_cases_of_fold(fold, train, val, preprocessed, raw, lambda: known)
+
+
+def test_without_the_key_all_unlabeled_images_are_used(folders):
+    write_splits(folders[0], None)
+    assert cases(folders) == ["u1", "u2"]
+
+
+def test_without_a_split_file_all_unlabeled_images_are_used(folders):
+    assert cases(folders) == ["u1", "u2"]
+
+
+def test_the_key_decides_for_each_fold(folders):
+    for folder in folders:
+        write_splits(folder, ["u3"], ["u2", "u4"])
+    assert cases(folders, fold=0) == ["u3"]
+    assert cases(folders, fold=1) == ["u2", "u4"]
+
+
+def test_fold_all_uses_all_unlabeled_images(folders):
+    for folder in folders:
+        write_splits(folder, ["u3"])
+    assert cases(folders, fold="all") == ["u1", "u2"]
+
+
+@pytest.mark.parametrize("list_name", ["train", "val"])
+def test_a_case_both_labeled_and_unlabeled_is_refused(folders, list_name):
+    write_splits(folders[0], ["u1", "x"])
+    write_splits(folders[1], ["u1", "x"])
+    with pytest.raises(ValueError, match=r"x is both labelled .* Remove it"):
+        cases(folders, **{list_name: ("x",)})
+
+
+def test_no_unlabeled_case_is_refused(folders):
+    with pytest.raises(ValueError, match="no unlabelled case"):
+        cases(folders, known=())
+
+
+def test_a_raw_file_that_names_other_cases_stops_the_training(folders):
+    write_splits(folders[0], ["u1"])
+    write_splits(folders[1], ["u1", "u2"])
+    with pytest.raises(ValueError, match="copy it over the other") as error:
+        cases(folders)
+    assert str(folders[0] / "splits_final.json") in str(error.value)
+    assert str(folders[1] / "splits_final.json") in str(error.value)
+
+
+def test_a_raw_file_that_newly_has_the_key_stops_the_training(folders):
+    write_splits(folders[0], None)
+    write_splits(folders[1], ["u1"])
+    with pytest.raises(ValueError, match="differ"):
+        cases(folders)
+
+
+def test_the_order_of_the_names_is_no_difference(folders):
+    write_splits(folders[0], ["u1", "u2"])
+    write_splits(folders[1], ["u2", "u1"])
+    assert cases(folders) == ["u1", "u2"]
+
+
+def test_without_raw_folder_the_copy_is_enough(folders):
+    write_splits(folders[0], ["u1"])
+    assert unlabeled_cases_of_fold(0, ["a"], ["b"], folders[0], None, lambda: []) == ["u1"]
+
+
+def test_broken_json_is_named(folders):
+    (folders[0] / "splits_final.json").write_text("[{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        cases(folders)
+
+
+def test_a_split_file_that_is_no_list_is_named(folders):
+    (folders[0] / "splits_final.json").write_text("{}")
+    with pytest.raises(ValueError, match="should be a list of folds"):
+        cases(folders)
+
+
+@pytest.mark.parametrize("fold", [1, 4, -1])
+def test_a_fold_beyond_the_file_is_refused(folders, fold):
+    write_splits(folders[0], ["u1"])
+    with pytest.raises(ValueError, match=f"fold {fold} was asked for"):
+        check_fold_exists(fold, folders[0])
+
+
+def test_existing_folds_pass(folders):
+    check_fold_exists(3, folders[0])
+    write_splits(folders[0], ["u1"], ["u2"])
+    check_fold_exists(1, folders[0])
+    check_fold_exists("all", folders[0])
+
+
+def test_unknown_cases_are_named():
+    check_cases_exist(0, ["a"], ["a", "b"], "here")
+    with pytest.raises(ValueError, match=r"2 case\(s\) that are not in here: x, y"):
+        check_cases_exist(0, ["y", "x", "a"], ["a"], "here")

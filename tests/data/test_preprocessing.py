@@ -1,0 +1,132 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.data.images import unlabeled_images
+from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, preprocessed_cases
+
+
+@pytest.fixture
+def images(made):
+    return unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "MR"}})
+
+
+@pytest.fixture
+def preprocessing(preprocessing_with):
+    return preprocessing_with()
+
+
+@pytest.fixture
+def done(preprocessing, images):
+    assert preprocess_unlabeled(preprocessing, images, num_processes=1) == sorted(images)
+    return preprocessing
+
+
+def test_writes_image_and_properties_only(done, images):
+    names = {file.name for file in done.folder.iterdir()}
+    assert names == {f"{case}{ending}" for case in images for ending in (".b2nd", ".pkl")}
+    assert preprocessed_cases(done.folder) == sorted(images)
+
+
+def test_equals_what_nnunets_preprocessor_makes_of_the_image(done, images):
+    case = sorted(images)[0]
+    preprocessor = done.manager.preprocessor_class(verbose=False)
+    expected, _, _ = preprocessor.run_case([str(f) for f in images[case]], None, done.plans, done.manager, {})
+    image, mask = UnlabeledDataset(done.folder, [case], with_mask=False).load_case(case)
+    np.testing.assert_array_equal(image[:], expected.astype(np.float32))
+    assert mask is None
+
+
+def test_nothing_is_done_twice(done, images):
+    before = {file.name: file.stat().st_mtime_ns for file in done.folder.iterdir()}
+    assert preprocess_unlabeled(done, images) == []
+    assert {file.name: file.stat().st_mtime_ns for file in done.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spacing": [3.0, 2.0, 2.0]},
+        {"transpose_forward": [1, 0, 2]},
+        {"normalization_schemes": ["CTNormalization"]},
+        {"foreground_intensity_properties_per_channel": {"0": {"mean": 1.5, "std": 2.0}}},
+        {"resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}},
+        {"use_mask_for_norm": [True]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_decides_the_result_makes_it_stale(done, images, preprocessing_with, change):
+    assert missing_cases(preprocessing_with(**change), images) == sorted(images)
+
+
+@pytest.mark.parametrize(
+    "change", [{"plans_name": "nnUNetResEncUNetMPlans"}, {"patch_size": [8, 8, 8]}, {"batch_size": 9}]
+)
+def test_plans_that_differ_in_name_or_network_share_it(done, images, preprocessing_with, change):
+    assert missing_cases(preprocessing_with(**change), images) == []
+
+
+def test_a_changed_image_file_makes_its_case_stale(done, images):
+    case = sorted(images)[1]
+    os.utime(images[case][0], ns=(1, 1))
+    assert missing_cases(done, images) == [case]
+
+
+@pytest.mark.parametrize("damage", ["no image", "truncated image", "no properties", "truncated properties", "foreign"])
+def test_half_written_cases_are_redone(done, images, damage):
+    case = sorted(images)[0]
+    image, properties = done.folder / f"{case}.b2nd", done.folder / f"{case}.pkl"
+    match damage:
+        case "no image":
+            image.unlink()
+        case "truncated image":
+            image.write_bytes(image.read_bytes()[:200])
+        case "no properties":
+            properties.unlink()
+        case "truncated properties":
+            properties.write_bytes(properties.read_bytes()[:20])
+        case "foreign":
+            properties.write_bytes(pickle.dumps({"spacing": [1, 1, 1]}))
+    name = image.stem
+    assert missing_cases(done, images) == [name]
+    assert preprocess_unlabeled(done, images, num_processes=1) == [name]
+    assert missing_cases(done, images) == []
+
+
+def test_the_mask_is_written_where_the_plans_normalise_inside_it(preprocessing_with, images):
+    preprocessing = preprocessing_with(use_mask_for_norm=[True])
+    preprocess_unlabeled(preprocessing, images, num_processes=1)
+    case = sorted(images)[0]
+    image, mask = UnlabeledDataset(preprocessing.folder, [case], with_mask=True).load_case(case)
+    assert mask.shape == image.shape
+    assert set(np.unique(mask[:])) <= {-1, 0}
+
+
+def test_an_unreadable_image_is_named_and_leaves_nothing(preprocessing, images):
+    bad = sorted(images)[0]
+    images[bad][0].write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"unlabelled case {bad} could not be preprocessed"):
+        preprocess_unlabeled(preprocessing, images, num_processes=1)
+    assert not list(preprocessing.folder.glob(f"{bad}*"))
+
+
+def test_nan_is_named(preprocessing, tmp_path):
+    array = np.ones((16, 16, 16), np.float32)
+    array[4, 4, 4] = np.nan
+    file = tmp_path / "case_0000.mha"  # the NIfTI library reads NaN as 0
+    sitk.WriteImage(sitk.GetImageFromArray(array), file)
+    with pytest.raises(ValueError, match=r"unlabelled case case .* NaN or infinite"):
+        preprocess_unlabeled(preprocessing, {"case": [file]}, num_processes=1)
+
+
+def test_a_missing_channel_is_named(made):
+    with pytest.raises(ValueError, match=r"declares 2 channel.*_0001\.nii\.gz"):
+        unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}})
+
+
+def test_without_a_folder_there_are_no_unlabeled_images(tmp_path):
+    assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}

@@ -1,0 +1,355 @@
+import inspect
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+import nnunet_ad.trainer as trainers
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDRS
+
+DATASET = "Dataset500_Made"
+CLASSES_14 = {"background": 0} | {f"class {i}": i for i in range(1, 14)}
+
+
+def batch_of(num_classes: int, foreground: bool = True, size: int = 16) -> dict:
+    target = torch.randint(num_classes, (2, 1, size, size, size)) if foreground else torch.zeros(2, 1, *[size] * 3)
+    return {
+        "data": torch.randn(2, 1, size, size, size),
+        "target": target.to(torch.int16),
+        "unlabeled_data": torch.randn(2, 1, size, size, size),
+    }
+
+
+@pytest.fixture
+def started(make_trainer):
+    """Return a function that makes an initialised trainer in the middle of an epoch."""
+
+    def start(trainer_class=nnUNetTrainerAD, **changes):
+        trainer = make_trainer(trainer_class, **changes)
+        trainer.initialize()
+        trainer.on_train_epoch_start()
+        return trainer
+
+    return start
+
+
+def test_the_train_step_is_short():
+    assert len(inspect.getsource(nnUNetTrainerAD.train_step).splitlines()) < 40
+
+
+def test_every_variant_is_found_by_nnunet():
+    for name in trainers.__all__:
+        assert recursive_find_trainer_class_by_name(name) is getattr(trainers, name)
+
+
+def test_every_trainer_keeps_the_hosts_constructor():
+    expected = ["plans", "configuration", "fold", "dataset_json", "device"]
+    for name in trainers.__all__:
+        assert list(inspect.signature(getattr(trainers, name)).parameters) == expected
+
+
+@pytest.mark.parametrize("name", trainers.__all__)
+def test_every_variant_takes_a_step(started, name):
+    trainer = started(getattr(trainers, name))
+    before = [p.clone() for p in trainer.network.parameters()]
+    outputs = trainer.train_step(batch_of(3))
+    assert torch.isfinite(outputs["loss"])
+    changed = [not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True)]
+    assert np.mean(changed) > 0.5
+
+
+def test_the_loss_is_equation_9(started):
+    trainer = started()
+    trainer.current_epoch = 30
+    outputs = trainer.train_step(batch_of(3))
+    expected = outputs["loss_denoising"] + outputs["loss_difficulty"] + trainer.mu * outputs["loss_unlabeled"]
+    torch.testing.assert_close(outputs["loss"], expected)
+    assert 0 < trainer.mu < 10
+
+
+def test_the_background_weighs_one_and_the_foreground_one_on_average(started):
+    trainer = started()
+    for _ in range(3):
+        w = trainer.train_step(batch_of(3))["class_weights"]
+    assert w[0] == 1
+    assert w[1:].mean() == pytest.approx(1)
+    assert w[1] != w[2]
+
+
+def test_without_difficulty_weighting_all_weights_are_one(started):
+    assert started(nnUNetTrainerAD_NoDRS).train_step(batch_of(3))["class_weights"].tolist() == [1, 1, 1]
+
+
+def test_one_of_14_classes_never_present_leaves_everything_finite(started):
+    trainer = started(labels=CLASSES_14)
+    for _ in range(4):
+        outputs = trainer.train_step(batch_of(13))  # the last class is in no label
+        assert torch.isfinite(outputs["loss"])
+        assert torch.isfinite(outputs["class_weights"]).all()
+    assert all(torch.isfinite(p).all() for p in trainer.network.parameters())
+
+
+def test_a_batch_without_foreground_leaves_everything_finite(started):
+    trainer = started()
+    for foreground in (False, True, False):
+        outputs = trainer.train_step(batch_of(3, foreground))
+        assert torch.isfinite(outputs["loss"])
+        assert torch.isfinite(outputs["class_weights"]).all()
+
+
+IGNORE = {"background": 0, "organ": 1, "vessel": 2, "ignore": 3}
+
+
+def test_where_everything_is_ignored_noisy_labels_are_noise_alone(started):
+    trainer = started(labels=IGNORE)
+    y = torch.full((2, 16, 16, 16), 3)
+    assert trainer.num_classes == 3
+    noisy, t = trainer.noise_labels(y)
+    scale = (1 - trainer.diffusion.alpha_bar[t]).sqrt()
+    for sample, expected in zip(noisy, scale, strict=True):
+        assert sample.mean() == pytest.approx(0, abs=0.05)
+        assert sample.std() == pytest.approx(float(expected), abs=0.05)
+
+
+def test_ignored_voxels_have_no_part_in_labeled_losses_nor_in_the_difficulty(started):
+    trainer = started(labels=IGNORE)
+    batch = batch_of(3)
+    batch["target"][:] = 3
+    outputs = trainer.train_step(batch)
+    assert outputs["loss_denoising"] == outputs["loss_difficulty"] == 0
+    assert torch.isfinite(outputs["loss"])
+    assert (trainer.difficulty.num_updates == 0).all()
+
+
+def test_pseudo_labels_leave_the_training_mode_and_the_gradients_alone(started):
+    trainer = started()
+    trainer.network.train()
+    xi, psi = trainer.predict_teachers(torch.randn(2, 1, 16, 16, 16))
+    assert trainer.network.training
+    assert not xi.requires_grad
+    assert not psi.requires_grad
+    assert all(p.grad is None for p in trainer.network.parameters())
+
+
+def test_theta_learns_from_unlabeled_patches_only(started):
+    """With no weight on the unlabelled loss and no distillation, θ must stay where it is but for weight decay."""
+    trainer = started(
+        type(
+            "Frozen",
+            (nnUNetTrainerAD,),
+            {"config": _config(unsupervised_weight=0.0, distillation_momentum=1.0, weight_decay=0.0)},
+        )
+    )
+    before = {n: p.clone() for n, p in trainer.network.named_parameters()}
+    trainer.train_step(batch_of(3))
+    for name, parameter in trainer.network.named_parameters():
+        if name.startswith("unlabeled_decoder"):
+            assert torch.equal(parameter, before[name])
+    assert not torch.equal(
+        trainer.network.denoising_decoder.classifier.weight, before["denoising_decoder.classifier.weight"]
+    )
+
+
+def _config(**changes):
+    from dataclasses import replace
+
+    return replace(nnUNetTrainerAD.config, **changes)
+
+
+def test_region_labels_are_refused(make_trainer):
+    trainer = make_trainer(
+        nnUNetTrainerAD, labels={"background": 0, "whole": [1, 2], "vessel": 2}, regions_class_order=[1, 2]
+    )
+    with pytest.raises(ValueError, match="region labels"):
+        trainer.initialize()
+
+
+def test_the_second_stage_of_a_cascade_is_refused(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD)
+    trainer.is_cascaded = True
+    with pytest.raises(ValueError, match="cascade"):
+        trainer.initialize()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("NNUNET_AD_ITERATIONS", "0"), ("NNUNET_AD_ITERATIONS", "ten"), ("NNUNET_AD_SEED", "-1")]
+)
+def test_nonsense_in_variables_is_named(make_trainer, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{variable} is '{value}'"):
+        make_trainer(nnUNetTrainerAD)
+
+
+def test_a_fold_beyond_the_split_file_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="fold 3 was asked for"):
+        make_trainer(nnUNetTrainerAD_1epoch, fold=3).run_training()
+
+
+def test_no_label_of_an_unlabeled_case_is_ever_opened(make_trainer, dataset):
+    raw, preprocessed = dataset / "nnUNet_raw" / DATASET, dataset / "nnUNet_preprocessed" / DATASET
+    for folder, ending in (
+        (raw / "labelsUnlabeled", ".nii.gz"),
+        (raw / "labelsTr", ".nii.gz"),
+        (preprocessed / "gt_segmentations", ".nii.gz"),
+        (preprocessed / "nnUNetPlans_3d_fullres", "_seg.b2nd"),
+        (preprocessed / "nnUNetPlans_3d_fullres_unlabeled", "_seg.b2nd"),
+    ):
+        folder.mkdir(exist_ok=True)
+        for case in ("Made_003", "Made_004", "Made_005"):
+            (folder / f"{case}{ending}").write_bytes(b"not a label")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.run_training()
+    assert trainer.unlabeled_dataset.identifiers == ["Made_003", "Made_004", "Made_005"]
+    log = Path(trainer.log_file).read_text()
+    assert "3 unlabelled cases" in log
+    assert "NOTE" not in log
+
+
+def test_a_labeled_case_may_be_unlabeled_in_a_fold_and_the_log_says_what_planning_saw(make_trainer, dataset):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        splits = [{"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_001", "Made_004"]}]
+        (dataset / name / DATASET / "splits_final.json").write_text(json.dumps(splits))
+    for file in (dataset / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres").glob("Made_001*"):
+        file.write_bytes(b"has a label in it")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.run_training()
+    assert trainer.unlabeled_dataset.identifiers == ["Made_001", "Made_004"]
+    assert "planning has seen them" in Path(trainer.log_file).read_text()
+
+
+def test_fold_all_uses_every_case(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD_1epoch, fold="all")
+    trainer.run_training()
+    assert len(trainer.unlabeled_dataset.identifiers) == 3
+
+
+def test_an_unknown_unlabeled_case_is_named(make_trainer, dataset):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        splits = [{"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_003", "Nobody"]}]
+        (dataset / name / DATASET / "splits_final.json").write_text(json.dumps(splits))
+    with pytest.raises(ValueError, match=r"not in imagesUnlabeled/ or imagesTr/.*Nobody"):
+        make_trainer(nnUNetTrainerAD_1epoch).run_training()
+
+
+def test_trains_without_the_raw_dataset_once_preprocessed(make_trainer, dataset, monkeypatch):
+    make_trainer(nnUNetTrainerAD_1epoch).run_training()
+    shutil.rmtree(dataset / "nnUNet_raw")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.run_training()
+    assert len(trainer.unlabeled_dataset.identifiers) == 3
+    monkeypatch.delenv("nnUNet_raw")
+    shutil.rmtree(dataset / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres_unlabeled")
+    with pytest.raises(ValueError, match="no unlabelled case"):
+        make_trainer(nnUNetTrainerAD_1epoch).run_training()
+
+
+def two_epochs():
+    return type("TwoEpochs", (nnUNetTrainerAD,), {"config": _config(num_epochs=2)})
+
+
+def test_logs_curves_pictures_and_checkpoints(make_trainer):
+    trainer = make_trainer(two_epochs())
+    trainer.run_training()
+    folder = Path(trainer.output_folder)
+    assert {"progress.png", "progress_ad.png", "checkpoint_final.pth"} <= {f.name for f in folder.iterdir()}
+    assert not list(folder.glob("*.tmp"))
+    expected = {
+        "mu", "loss_denoising", "loss_difficulty", "loss_unlabeled", "gradient_denoising", "gradient_difficulty",
+        "gradient_unlabeled", "class_weights", "dice_by_t", "pseudo_foreground", "agreement",
+        "val_dice_theta", "val_dice_psi", "val_dice_xi",
+    }  # fmt: skip
+    assert expected <= set(trainer.curves)
+    assert all(len(values) == 2 for values in trainer.curves.values())
+    log = Path(trainer.log_file).read_text()
+    for name in expected:
+        assert log.count(f": {name} ") == 2
+    assert "NNUNET_AD_ITERATIONS is set" in log
+
+
+def test_continuing_restores_everything_the_step_carries(make_trainer):
+    first = make_trainer(two_epochs())
+    first.num_epochs = 1
+    first.run_training()
+    checkpoint = str(Path(first.output_folder) / "checkpoint_final.pth")
+    second = make_trainer(two_epochs())
+    second.load_checkpoint(checkpoint)
+    assert second.current_epoch == 1
+    assert second.curves == first.curves
+    for name, value in first.difficulty.state_dict().items():
+        assert torch.equal(second.difficulty.state_dict()[name], value)
+    assert second.difficulty.num_updates.sum() > 0
+    assert torch.equal(second.generator.get_state(), first.generator.get_state())
+    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    momentum = [s["momentum_buffer"] for s in second.optimizer.state_dict()["state"].values()]
+    for mine, theirs in zip(momentum, first.optimizer.state_dict()["state"].values(), strict=True):
+        assert torch.equal(mine, theirs["momentum_buffer"])
+    second.run_training()
+    assert all(len(values) == 2 for values in second.curves.values())
+
+
+def test_checkpoints_load_strictly_into_the_network_that_inference_builds(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.run_training()
+    weights = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    network = nnUNetTrainerAD.build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 3, enable_deep_supervision=False
+    )
+    network.load_state_dict(weights)
+    network.eval()
+    trainer.network.eval()
+    x = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(network(x), trainer.network(x))
+
+
+def test_no_checkpoint_where_checkpointing_is_disabled(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    assert not list(Path(trainer.output_folder).glob("*.pth"))
+
+
+def test_workers_end_when_training_fails(make_trainer, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    before = set(multiprocessing.active_children())
+
+    def fail(batch):
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        raise ArithmeticError("planted")
+
+    monkeypatch.setattr(trainer, "train_step", fail)
+    with pytest.raises(ArithmeticError, match="planted"):
+        trainer.run_training()
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_the_same_seed_gives_the_same_losses(make_trainer):
+    losses = []
+    for _ in range(2):
+        trainer = make_trainer(nnUNetTrainerAD_1epoch)
+        trainer.run_training()
+        losses.append(trainer.curves["loss_denoising"] + trainer.curves["loss_unlabeled"])
+    assert losses[0] == losses[1]
+
+
+def test_overfits_one_batch(started):
+    """The equations together learn: after a hundred steps on one batch all three decoders know the large structure."""
+    trainer = started(type("Fast", (nnUNetTrainerAD,), {"config": _config(learning_rate=0.05, rampup_epochs=0)}))
+    grid = torch.stack(torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij"))
+    target = ((grid - 7.5).square().sum(0) < 25).to(torch.int16).expand(2, 1, 16, 16, 16).clone()
+    image = target.float() + 0.2 * torch.randn(2, 1, 16, 16, 16)
+    for _ in range(100):
+        outputs = trainer.train_step({"data": image, "target": target, "unlabeled_data": image})
+    assert outputs["loss_denoising"] < 0.35
+    xi, psi = trainer.predict_teachers(image)
+    theta = trainer.network(image)
+    for logits in (xi, psi, theta):
+        prediction = logits.argmax(1) == 1
+        dice = 2 * (prediction & (target[:, 0] == 1)).sum() / (prediction.sum() + (target == 1).sum())
+        assert dice > 0.8
