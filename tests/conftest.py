@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Read by nnU-Net when it is imported.
 os.environ.setdefault("nnUNet_def_n_proc", "1")
-os.environ.setdefault("nnUNet_n_proc_DA", "0")
+os.environ.setdefault("nnUNet_n_proc_DA", "1")
 os.environ.setdefault("nnUNet_compile", "f")
 
 import pytest
@@ -60,6 +60,7 @@ def dataset(planned, tmp_path, monkeypatch) -> Path:
     for name in PATHS:
         shutil.copytree(planned / name, tmp_path / name)
     set_paths(monkeypatch, tmp_path)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # batches are made in this process
     monkeypatch.setenv("NNUNET_AD_ITERATIONS", "2")
     monkeypatch.setenv("NNUNET_AD_SEED", "1")
     return tmp_path

@@ -79,7 +79,8 @@ def prepare_unlabeled(
 
     if folders.raw is None:
         log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
-        check_cases_exist(fold, cases, known, str(preprocessing.folder))
+        where = f"{preprocessing.folder} (to preprocess them now, set nnUNet_raw to where the raw dataset lies)"
+        check_cases_exist(fold, cases, known, where)
     else:
         with_label_file = sorted(set(cases) - set(images))
         if with_label_file:
