@@ -1,5 +1,7 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -12,6 +14,7 @@ from nnunet_ad.losses import dice_ce, unsupervised_weight
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.pseudo_label import ensemble, hard_labels, plain_sum
+from nnunet_ad.trainer import snapshots
 from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, gradient_norm, overlap
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
@@ -215,6 +218,24 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
             **{f"val_dice_{name}": _mean_of_present(dice) for name, dice in per_class.items()},
             **{f"val_dice_per_class_{name}": dice for name, dice in per_class.items()},
         )
+
+    def on_epoch_end(self) -> None:
+        """As the host; at some epochs keep what the decoders make of one unlabelled patch."""
+        if self.local_rank == 0 and snapshots.is_due(self.current_epoch, self.num_epochs):
+            self._write_snapshot()
+        super().on_epoch_end()
+
+    @torch.no_grad()
+    def _write_snapshot(self) -> None:
+        case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
+        (image,) = self.to_device(x_u)
+        with forward_precision(self.device):
+            p_xi, p_psi = self.predict_teachers(image)
+            theta = self.bare_network.eval()(image)
+        label_maps = {"xi": p_xi, "psi": p_psi, "theta": theta}
+        label_maps = {name: hard_labels(logits) for name, logits in label_maps.items()}
+        label_maps["pseudo_label"] = self.ensemble(p_xi, p_psi, self.generator)
+        snapshots.write(Path(self.output_folder) / "snapshots", self.current_epoch, case, x_u, label_maps)
 
     def _over_ranks(self, counts: np.ndarray) -> np.ndarray:
         if not self.is_ddp:

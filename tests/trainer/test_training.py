@@ -280,6 +280,19 @@ def test_logs_curves_pictures_and_checkpoints(make_trainer):
     assert "NNUNET_AD_ITERATIONS is set" in log
 
 
+def test_keeps_one_unlabeled_patch_as_the_decoders_see_it(make_trainer):
+    trainer = make_trainer(two_epochs())
+    trainer.run_training()
+    files = sorted((Path(trainer.output_folder) / "snapshots").iterdir())
+    assert [file.name for file in files] == ["epoch_0001.npz", "epoch_0002.npz"]
+    with np.load(files[1]) as snapshot:
+        assert str(snapshot["case"]) == "Made_003"
+        assert snapshot["image"].shape == (1, 16, 16, 16)
+        for name in ("xi", "psi", "theta", "pseudo_label"):
+            assert snapshot[name].shape == (16, 16, 16)
+            assert set(np.unique(snapshot[name])) <= {0, 1, 2}
+
+
 def test_continuing_restores_everything_the_step_carries(make_trainer):
     first = make_trainer(two_epochs())
     first.num_epochs = 1
