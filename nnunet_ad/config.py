@@ -57,11 +57,6 @@ class ADConfig:
     reweighted_sampling: bool = True
     decoupling: bool = True
 
-    @property
-    def effective_rampup_epochs(self) -> float:
-        """R in epochs: ``rampup_epochs``, or a third of the epochs where that is ``None``."""
-        return self.num_epochs / 3 if self.rampup_epochs is None else self.rampup_epochs
-
 
 # Table 8. The batch sizes (4, 4, 2, 4) and F = 32 features of that table are for nnU-Net's plans to say.
 PRESETS = MappingProxyType(

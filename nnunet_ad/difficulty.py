@@ -60,9 +60,18 @@ class DifficultyWeights(nn.Module):
 
         Returns:
             Weights (K,), float32, mean 1.
+
+        Raises:
+            ValueError: If ``dice`` or ``present`` is not of shape (K,).
         """
-        dice = dice.to(self.errors).clamp(0, 1)
-        present = torch.ones_like(dice, dtype=torch.bool) if present is None else present.to(dice.device)
+        dice = torch.as_tensor(dice).to(self.errors).clamp(0, 1)
+        present = torch.ones_like(dice) if present is None else torch.as_tensor(present, device=dice.device)
+        present = present.bool()
+        if not dice.shape == present.shape == self.last_dice.shape:
+            raise ValueError(
+                f"dice has shape {tuple(dice.shape)} and present {tuple(present.shape)}; expected one value for each "
+                f"of {len(self.last_dice)} classes"
+            )
         has_predecessor = self.num_updates > 0
         log_ratio = dice.clamp_min(_LOG_FLOOR).log() - self.last_dice.clamp_min(_LOG_FLOOR).log()
         # |min(Δ, 0)·ln(λ_e / λ_{e-1})| and |max(Δ, 0)·ln(λ_e / λ_{e-1})|; a first update makes no difference.

@@ -74,10 +74,15 @@ class GaussianDiffusion:
 
         Returns:
             Tensor of the shape and dtype of ``y_0``.
+
+        Raises:
+            ValueError: If ``y_0`` is not floating.
         """
+        if not y_0.is_floating_point():
+            raise ValueError(f"y_0 has dtype {y_0.dtype}; a floating one is needed, see encode_labels")
         signal, noise = self._signal_and_noise_scales(y_0.device, y_0.dtype)
         shape = (-1, *[1] * (y_0.ndim - 1))
-        return signal[t].view(shape) * y_0 + noise[t].view(shape) * eps
+        return signal[t].view(shape) * y_0 + noise[t].view(shape) * eps.to(y_0.dtype)
 
     def ddim_timesteps(self, num_sampling_steps: int) -> list[int]:
         """Return the steps that DDIM visits, ascending: rounded linspace(0, T-1, S), or [T-1] for S = 1.

@@ -113,6 +113,19 @@ def test_state_dict_restores_everything():
         torch.testing.assert_close(second.update(row), whole.update(row))
 
 
+def test_lists_and_integers_are_taken():
+    ours, other = DifficultyWeights(2), DifficultyWeights(2)
+    for dice in ([0.2, 0.5], [0.3, 0.4]):
+        expected = ours.update(torch.tensor(dice), torch.tensor([True, False]))
+        torch.testing.assert_close(other.update(dice, [1, 0]), expected)
+
+
+@pytest.mark.parametrize(("dice", "present"), [([0.1, 0.2, 0.3], None), ([0.1, 0.2], [True])])
+def test_another_number_of_classes_is_refused(dice, present):
+    with pytest.raises(ValueError, match="for each of 2 classes"):
+        DifficultyWeights(2).update(torch.tensor(dice), present)
+
+
 @pytest.mark.parametrize("arguments", [(0,), (3, 0)])
 def test_empty_sizes_are_refused(arguments):
     with pytest.raises(ValueError, match="at least 1"):

@@ -41,6 +41,16 @@ def test_noisy_labels_follow_equation_1_for_each_sample(diffusion, dtype, spatia
         torch.testing.assert_close(y_t[i].double(), expected, rtol=tolerance, atol=tolerance)
 
 
+def test_noise_of_another_dtype_leaves_the_dtype_of_the_label(diffusion):
+    y_0 = torch.ones(1, 2, 3, 3, dtype=torch.float16)
+    assert diffusion.noise_labels(y_0, torch.tensor([7]), torch.randn(1, 2, 3, 3)).dtype == torch.float16
+
+
+def test_integer_labels_are_refused(diffusion):
+    with pytest.raises(ValueError, match="encode_labels"):
+        diffusion.noise_labels(torch.ones(1, 2, 3, 3, dtype=torch.int64), torch.tensor([7]), torch.randn(1, 2, 3, 3))
+
+
 def test_the_last_step_is_almost_pure_noise_and_the_first_almost_none(diffusion):
     y_0, eps = torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 3), -2.0)
     torch.testing.assert_close(diffusion.noise_labels(y_0, torch.tensor([999]), eps), eps, atol=0.02, rtol=0)

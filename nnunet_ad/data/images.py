@@ -12,10 +12,10 @@ from nnunet_ad.data.folds import UNLABELED_IMAGES
 
 
 def unlabeled_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:
-    """Return the image files of each case in ``imagesUnlabeled/``, one a channel.
+    """Return the image files of each case in ``imagesUnlabeled/``: one a channel, or one with all channels (RGB).
 
     Raises:
-        ValueError: If a case has not one file for each channel of dataset.json.
+        ValueError: If the files of a case are not ``_0000`` and on without a gap, or more than dataset.json's channels.
     """
     folder = raw_dataset / UNLABELED_IMAGES
     if not folder.is_dir():
@@ -41,9 +41,9 @@ def num_channels(dataset_json: dict) -> int:
 def _files_of_case(folder: Path, case: str, ending: str, channels: int) -> list[Path]:
     found = sorted(file for file in folder.glob(f"{escape(case)}_[0-9][0-9][0-9][0-9]{ending}"))
     expected = [folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
-    if found != expected:
+    if found not in (expected, expected[:1]):
         raise ValueError(
             f"case {case} in {folder}: found {', '.join(file.name for file in found) or 'no file'}; dataset.json "
             f"declares {channels} channel(s), so expected {', '.join(file.name for file in expected)}."
         )
-    return expected
+    return found

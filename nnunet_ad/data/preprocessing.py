@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
+
+from nnunet_ad.data.images import num_channels
 
 _STAMP = "nnunet_ad"
 
@@ -112,13 +116,32 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
     if min(num_processes, len(jobs)) <= 1:
         yield from map(_preprocess_case, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs))) as pool:
-        yield from pool.imap_unordered(_preprocess_case, jobs)
+    spawn = multiprocessing.get_context("spawn")
+    # Unlike multiprocessing.Pool, this notices a worker that was killed.
+    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=spawn) as pool:
+        futures = [pool.submit(_preprocess_case, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker was killed while it preprocessed unlabelled cases, probably for lack of memory. Lower "
+                "nnUNet_def_n_proc (or -np) and start again; what was finished is kept."
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def preprocessed_cases(folder: Path) -> list[str]:
-    """Return the cases that have been preprocessed, by their properties file, sorted."""
-    return sorted(file.stem for file in folder.glob("*.pkl"))
+def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
+    """Return the cases that are whole and not stale, as far as that shows without the raw images.
+
+    Returns:
+        For each case the raw folder that it came from (``imagesUnlabeled`` or ``imagesTr``).
+    """
+    cases = sorted(file.stem for file in preprocessing.folder.glob("*.pkl"))
+    stamps = {case: _stamp_if_whole(preprocessing, case) for case in cases}
+    return {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
 
 
 def image_file(folder: Path, case: str) -> Path:
@@ -137,21 +160,27 @@ def properties_file(folder: Path, case: str) -> Path:
 
 
 def _is_valid(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[Path]) -> bool:
+    return _stamp_if_whole(preprocessing, case) == _stamp(preprocessing, images)
+
+
+def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str) -> dict | None:
     try:
         properties = pickle.loads(properties_file(preprocessing.folder, case).read_bytes())
-        if properties[_STAMP] != _stamp(preprocessing, images):
-            return False
         shape = tuple(blosc2.open(str(image_file(preprocessing.folder, case)), mode="r").shape)
         if preprocessing.keeps_mask:
             blosc2.open(str(mask_file(preprocessing.folder, case)), mode="r")
-        return shape == tuple(properties["preprocessed_shape"])
+        return properties[_STAMP] if shape == tuple(properties["preprocessed_shape"]) else None
     except Exception:  # whatever is wrong with these files, the answer is to write them anew
-        return False
+        return None
 
 
 def _stamp(preprocessing: UnlabeledPreprocessing, images: Sequence[Path]) -> dict:
     stats = [Path(file).stat() for file in images]
-    return {"key": preprocessing.key, "images": [(stat.st_size, stat.st_mtime_ns) for stat in stats]}
+    return {
+        "key": preprocessing.key,
+        "source": Path(images[0]).parent.name,
+        "images": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+    }
 
 
 def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None:
@@ -166,6 +195,12 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
             f"unlabelled case {case} could not be preprocessed from {', '.join(images)}: {type(error).__name__}: "
             f"{error}. Mend or remove these files."
         ) from error
+    expected = num_channels(preprocessing.dataset_json)
+    if len(image) != expected:
+        raise ValueError(
+            f"unlabelled case {case} ({', '.join(images)}) has {len(image)} channel(s); dataset.json declares "
+            f"{expected}. Add the missing file(s) or remove the case."
+        )
     if not np.isfinite(image).all():
         raise ValueError(
             f"unlabelled case {case} ({', '.join(images)}) has NaN or infinite values after normalisation. "

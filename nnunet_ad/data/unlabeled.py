@@ -9,8 +9,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, unlabeled_cases_of_fold
-from nnunet_ad.data.images import num_channels, training_images, unlabeled_images
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, preprocessed_cases
+from nnunet_ad.data.images import training_images, unlabeled_images
+from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, usable_cases
 
 Log = Callable[[str], None]
 
@@ -73,14 +73,22 @@ def prepare_unlabeled(
     """
     preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
     images = {} if folders.raw is None else unlabeled_images(folders.raw, dataset_json)
-    known = sorted(images) if folders.raw is not None else preprocessed_cases(preprocessing.folder)
-    cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, lambda: known)
+    usable = usable_cases(preprocessing) if folders.raw is None else {}
+
+    def known_cases() -> list[str]:
+        return (
+            sorted(images)
+            if folders.raw is not None
+            else [c for c, source in usable.items() if source == UNLABELED_IMAGES]
+        )
+
+    cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
     log(f"{len(cases)} unlabelled cases: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
 
     if folders.raw is None:
         log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
-        where = f"{preprocessing.folder} (to preprocess them now, set nnUNet_raw to where the raw dataset lies)"
-        check_cases_exist(fold, cases, known, where)
+        where = f"{preprocessing.folder}, or are stale there (to preprocess them, set nnUNet_raw to the raw data)"
+        check_cases_exist(fold, cases, usable, where)
     else:
         with_label_file = sorted(set(cases) - set(images))
         if with_label_file:
@@ -90,17 +98,6 @@ def prepare_unlabeled(
                 f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "
                 "open their labels, but nnU-Net's planning has seen them."
             )
-        _check_channels(cases, images, dataset_json)
         done = preprocess_unlabeled(preprocessing, {case: images[case] for case in cases})
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)
-
-
-def _check_channels(cases: Sequence[str], images: dict[str, list[Path]], dataset_json: dict) -> None:
-    expected = num_channels(dataset_json)
-    for case in cases:
-        if len(images[case]) != expected:
-            raise ValueError(
-                f"unlabelled case {case} has {len(images[case])} image file(s); dataset.json declares {expected} "
-                "channel(s). Add the missing file(s) or remove the case."
-            )

@@ -47,6 +47,11 @@ class ADEncoder(nn.Module):
         channels += [_first_unit(stage).output_channels for stage in image_encoder.stages[1:]]
         self.modulations = nn.ModuleList(StepModulation(_EMBEDDING_DIM, c) for c in channels)
 
+    @property
+    def denoising_parts(self) -> list[nn.Module]:
+        """What only the denoising flow uses."""
+        return [self.noisy_stem, self.step_embedding, self.modulations]
+
     def forward(self, image: Tensor, noisy_label: Tensor | None = None, t: Tensor | None = None) -> list[Tensor]:
         """Return the features of each stage, full resolution first.
 

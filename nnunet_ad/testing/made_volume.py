@@ -16,7 +16,7 @@ AIR, BODY, LIKE_ORGAN, LIKE_VESSEL = 3, 4, 5, 6
 _LABEL_OF_TISSUE = np.array([BACKGROUND, ORGAN, VESSEL, BACKGROUND, BACKGROUND, BACKGROUND, BACKGROUND], dtype=np.uint8)
 
 _VESSEL_DIRECTION = np.array([0.2, -0.9, 0.4])  # where the vessel leaves the organ on average
-_NUM_BLOBS, _NUM_RODS = 3, 2  # look-alikes of the organ and of the vessel
+_NUM_BLOBS, _NUM_RODS = 1, 1  # look-alikes of the organ and of the vessel
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Domain:
 
 DOMAINS = (
     Domain("A", (0.03, 0.35, 0.62, 0.90), gamma=1.0, texture=0.03, noise=0.05, bias=0.10, blur=0.5, scale=1000.0),
-    Domain("B", (0.10, 0.50, 0.70, 0.88), gamma=1.6, texture=0.04, noise=0.06, bias=0.16, blur=0.8, scale=300.0),
+    Domain("B", (0.06, 0.38, 0.66, 0.90), gamma=1.2, texture=0.03, noise=0.05, bias=0.10, blur=0.6, scale=300.0),
 )
 
 
@@ -66,7 +66,7 @@ def draw_anatomy(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.nd
     if len(shape) != 3 or min(shape) < 16:
         raise ValueError(f"made volumes need three axes of at least 16 voxels, got shape {tuple(shape)}")
     grid = _grid(shape)
-    wobble = 0.12 * _smooth_field(rng, shape, num_waves=5)
+    wobble = 0.08 * _smooth_field(rng, shape, num_waves=5)
     centre = rng.uniform(-0.15, 0.15, 3)
     rotation = _random_rotation(rng)
     radii = np.array([0.46, 0.42, 0.34]) * rng.uniform(0.85, 1.15, 3)
@@ -149,7 +149,7 @@ def _add_look_alikes(rng, tissues: np.ndarray, grid: np.ndarray, foreground: np.
     """Draw structures with the organ's or the vessel's intensity into the body, at a distance from both, in place."""
     free = (tissues == BODY) & (ndimage.distance_transform_edt(~foreground) > 3)
     for _ in range(_NUM_BLOBS):
-        radii = rng.uniform(0.1, 0.2, 3)
+        radii = rng.uniform(0.08, 0.15, 3)
         blob = _ellipsoid(grid, rng.uniform(-0.75, 0.75, 3), radii, _random_rotation(rng)) < 1
         tissues[blob & free] = LIKE_ORGAN
     for _ in range(_NUM_RODS):

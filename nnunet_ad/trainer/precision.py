@@ -25,4 +25,6 @@ def cpu_computes_bf16() -> bool:
     """Return whether the processor multiplies bfloat16 in hardware and the user has not turned it off."""
     if os.environ.get(CPU_BF16_VARIABLE, "1").lower() in ("0", "f", "false"):
         return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # Older versions of torch lack these; without them float32 is the safe answer.
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)

@@ -36,6 +36,7 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     """
 
     network: ADNetwork
+    _measure_gradients = False
 
     def __init__(
         self,
@@ -57,10 +58,10 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         """One iteration of Algorithm 1; returns what :meth:`on_train_epoch_end` logs, on the device."""
         x_l, y, x_u = self.to_device(batch["data"], batch["target"][:, 0], batch["unlabeled_data"])
         self.optimizer.zero_grad(set_to_none=True)
+        y_t, t = self.noise_labels(y)  # Eq. 1
+        p_xi, p_psi = self.predict_teachers(x_u)
+        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
         with forward_precision(self.device):
-            p_xi, p_psi = self.predict_teachers(x_u)
-            y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
-            y_t, t = self.noise_labels(y)  # Eq. 1
             logits = self.network(x_l, y_t, t, x_u, self.config.decoupling)
 
         samples = overlap(hard_labels(logits.xi), y, self.num_classes, self.ignore_label)  # λ
@@ -90,8 +91,10 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     @property
     def mu(self) -> float:
         """Weight of the unsupervised loss in this epoch (Eq. 9)."""
-        config = self.config
-        return unsupervised_weight(self.current_epoch, config.effective_rampup_epochs, config.unsupervised_weight)
+        rampup_epochs = self.config.rampup_epochs
+        if rampup_epochs is None:
+            rampup_epochs = self.num_epochs / 3
+        return unsupervised_weight(self.current_epoch, rampup_epochs, self.config.unsupervised_weight)
 
     def noise_labels(self, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return y_t and t, t uniform (Eq. 1), for labels (B, *spatial); nothing in ablation NoDiffusion."""
@@ -106,15 +109,17 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         """Return the logits of ξ by DDIM and of ψ for images (B, C, *spatial), dropout off, no gradient."""
         network, was_training = self.bare_network, self.network.training
         network.eval()
-        features = network.encoder(image)
-        psi = network.difficulty_decoder(features)
-        if self.config.diffusion:
-            y_T = self._normal((len(image), self.num_classes, *image.shape[2:]))
-            xi = self.diffusion.ddim_sample(
-                lambda y_t, t: network.denoise(image, y_t, t), y_T, self.config.num_sampling_steps
-            )
-        else:
-            xi = network.denoising_decoder(features)
+        # A context of its own: autocast may keep the half-precision weights made here, which know no gradient.
+        with forward_precision(self.device):
+            features = network.encoder(image)
+            psi = network.difficulty_decoder(features)
+            if self.config.diffusion:
+                y_T = self._normal((len(image), self.num_classes, *image.shape[2:]))
+                xi = self.diffusion.ddim_sample(
+                    lambda y_t, t: network.denoise(image, y_t, t), y_T, self.config.num_sampling_steps
+                )
+            else:
+                xi = network.denoising_decoder(features)
         network.train(was_training)
         return xi, psi
 
@@ -181,6 +186,13 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         """Build encoder and decoders from the plans; deep supervision is not part of the method."""
         return build_network(configuration_manager, num_input_channels, num_output_channels)
 
+    def configure_optimizers(self) -> tuple:
+        """As the base; what ablation NoDiffusion never uses is frozen, or distributed training would wait for it."""
+        if not self.config.diffusion:
+            for module in self.bare_network.encoder.denoising_parts:
+                module.requires_grad_(False)
+        return super().configure_optimizers()
+
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""
         super().on_train_epoch_start()
@@ -201,8 +213,7 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         """As the host for θ; for ψ and for ξ by DDIM count overlaps with the label, too."""
         x, y = self.to_device(batch["data"], batch["target"][:, 0].clone())  # the host overwrites ignored voxels
         outputs = super().validation_step(batch)
-        with forward_precision(self.device):
-            teachers = dict(zip(("xi", "psi"), self.predict_teachers(x), strict=True))
+        teachers = dict(zip(("xi", "psi"), self.predict_teachers(x), strict=True))
         for name, logits in teachers.items():
             counts = overlap(hard_labels(logits), y, self.num_classes, self.ignore_label).over_batch()
             outputs[name] = torch.stack(counts).cpu().numpy()
@@ -229,8 +240,8 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def _write_snapshot(self) -> None:
         case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
         (image,) = self.to_device(x_u)
+        p_xi, p_psi = self.predict_teachers(image)
         with forward_precision(self.device):
-            p_xi, p_psi = self.predict_teachers(image)
             theta = self.bare_network.eval()(image)
         label_maps = {"xi": p_xi, "psi": p_psi, "theta": theta}
         label_maps = {name: hard_labels(logits) for name, logits in label_maps.items()}

@@ -1,5 +1,6 @@
 """nnU-Net's trainer fed with labelled and unlabelled batches: the seams with the host, without a method."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,9 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
     def do_split(self) -> tuple[list[str], list[str]]:
         """As the host, but a fold beyond the split file is an error instead of a random split."""
         check_fold_exists(self.fold, Path(self.preprocessed_dataset_folder_base))
-        return super().do_split()
+        split = super().do_split()
+        check_fold_exists(self.fold, Path(self.preprocessed_dataset_folder_base))  # the host may have written the file
+        return split
 
     def get_tr_and_val_datasets(self) -> tuple:
         """As the host; the unlabelled cases of the fold are found, and preprocessed where they were not."""
@@ -191,7 +194,9 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
         if get_allowed_n_proc_DA() == 0:
             return SingleThreadedAugmenter(loader, None)
         num_workers = max(1, num_workers)
-        first_seed = None if self.seed is None else (self.seed * 1000 + self.local_rank) * 1000
+        first_seed = None
+        if self.seed is not None:  # another one after each continuation, or the first patches would come again
+            first_seed = hash((self.seed, self.local_rank, self.current_epoch)) % 2**31
         return NonDetMultiThreadedAugmenter(
             loader,
             None,
@@ -227,10 +232,13 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
             self.print_to_log_file(f"Forward passes on the CPU in {'bfloat16' if cpu_computes_bf16() else 'float32'}")
 
     def on_epoch_end(self) -> None:
-        """As the host, then the picture of the curves."""
+        """As the host, then the curves as a picture, and as numbers for the report."""
         super().on_epoch_end()
         if self.local_rank == 0:
             curves.plot(self.curves, Path(self.output_folder) / "progress_ad.png")
+            progress = {"learning_rate": self.logger.get_value("lrs", step=None), "curves": self.curves}
+            progress = json.loads(json.dumps(progress), parse_constant=lambda _: None)  # JSON knows no NaN
+            (Path(self.output_folder) / "progress_ad.json").write_text(json.dumps(progress))
 
     def log_epoch(self, **values) -> None:
         """Add one epoch's values, numbers or arrays, to curves, log file and further loggers of the host."""
@@ -245,12 +253,23 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
 
     def method_state(self) -> dict:
         """Return what the method carries from step to step beside network and optimiser; a subclass adds to it."""
-        return {"version": __version__, "curves": self.curves, "generator": self.generator.get_state()}
+        return {
+            "version": __version__,
+            "curves": self.curves,
+            "generator": self.generator.get_state(),
+            "generator_device": self.generator.device.type,
+        }
 
     def load_method_state(self, state: dict) -> None:
         """Restore what :meth:`method_state` returned."""
         self.curves = state["curves"]
-        self.generator.set_state(state["generator"])
+        if state["generator_device"] != self.generator.device.type:
+            self.print_to_log_file(
+                f"The checkpoint was written on {state['generator_device']}, this is {self.generator.device.type}: "
+                "noise goes on from another random state."
+            )
+        elif self.local_rank == 0:  # the others did not write theirs, and must not draw what rank 0 draws
+            self.generator.set_state(state["generator"])
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with the method's state added; the file appears as a whole or not at all."""

@@ -1,5 +1,7 @@
 import os
 import pickle
+import shutil
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import SimpleITK as sitk
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import unlabeled_images
-from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, preprocessed_cases
+from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, usable_cases
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def done(preprocessing, images):
 def test_writes_image_and_properties_only(done, images):
     names = {file.name for file in done.folder.iterdir()}
     assert names == {f"{case}{ending}" for case in images for ending in (".b2nd", ".pkl")}
-    assert preprocessed_cases(done.folder) == sorted(images)
+    assert usable_cases(done) == dict.fromkeys(sorted(images), "imagesUnlabeled")
 
 
 def test_equals_what_nnunets_preprocessor_makes_of_the_image(done, images):
@@ -123,9 +125,35 @@ def test_nan_is_named(preprocessing, tmp_path):
         preprocess_unlabeled(preprocessing, {"case": [file]}, num_processes=1)
 
 
-def test_a_missing_channel_is_named(made):
-    with pytest.raises(ValueError, match=r"declares 2 channel.*_0001\.nii\.gz"):
+def test_without_raw_images_stale_and_half_written_cases_are_not_usable(done, images, preprocessing_with):
+    first, second = sorted(images)
+    assert usable_cases(preprocessing_with(spacing=[3.0, 2.0, 2.0])) == {}
+    (done.folder / f"{first}.b2nd").unlink()
+    assert list(usable_cases(done)) == [second]
+
+
+def test_a_missing_channel_is_named(made, preprocessing_with, images):
+    preprocessing = preprocessing_with()
+    preprocessing.dataset_json["channel_names"]["1"] = "T2"
+    with pytest.raises(ValueError, match=r"has 1 channel\(s\); dataset.json declares 2"):
+        preprocess_unlabeled(preprocessing, images, num_processes=1)
+
+
+def test_a_gap_in_the_channels_is_named(made, images):
+    case, (file,) = sorted(images.items())[0]
+    shutil.copy(file, file.with_name(f"{case}_0002.nii.gz"))
+    with pytest.raises(ValueError, match=rf"case {case} .* expected {case}_0000\.nii\.gz, {case}_0001\.nii\.gz"):
         unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}})
+
+
+def test_a_killed_worker_is_said_so(preprocessing, images, monkeypatch):
+    class Broken:
+        def result(self):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr("nnunet_ad.data.preprocessing.as_completed", lambda futures: [Broken()])
+    with pytest.raises(RuntimeError, match="a worker was killed"):
+        preprocess_unlabeled(preprocessing, images, num_processes=2)
 
 
 def test_without_a_folder_there_are_no_unlabeled_images(tmp_path):

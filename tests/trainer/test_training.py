@@ -329,6 +329,28 @@ def test_checkpoints_load_strictly_into_the_network_that_inference_builds(make_t
     torch.testing.assert_close(network(x), trainer.network(x))
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_taken(make_trainer):
+    first = make_trainer(nnUNetTrainerAD_1epoch)
+    first.run_training()
+    second = make_trainer(nnUNetTrainerAD_1epoch)
+    state = {**first.method_state(), "generator": torch.zeros(16, dtype=torch.uint8), "generator_device": "cuda"}
+    second.load_method_state(state)
+    assert second.curves == first.curves
+    assert "another random state" in Path(second.log_file).read_text()
+
+
+def test_the_ramp_up_follows_the_number_of_epochs_that_is_trained(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD)
+    trainer.num_epochs, trainer.current_epoch = 30, 10
+    assert trainer.mu == 10
+
+
+def test_a_fold_beyond_a_split_file_that_the_host_only_now_writes_is_refused(make_trainer, dataset):
+    (dataset / "nnUNet_preprocessed" / DATASET / "splits_final.json").unlink()
+    with pytest.raises(ValueError, match="fold 7 was asked for"):
+        make_trainer(nnUNetTrainerAD_1epoch, fold=7).run_training()
+
+
 def test_no_checkpoint_where_checkpointing_is_disabled(make_trainer):
     trainer = make_trainer(nnUNetTrainerAD_1epoch)
     trainer.disable_checkpointing = True
