@@ -14,7 +14,7 @@ from nnunet_ad.testing.overlay import OverlayCase, draw_overlay
 
 # The length of the training: on two CPU cores the whole demo stays under ten minutes.
 TRAINER = "nnUNetTrainerAD_demo"
-ITERATIONS_PER_EPOCH = 16
+ITERATIONS_PER_EPOCH = 28
 
 # Plans small enough for a CPU.
 PLANS = "nnUNetPlansDemo"
