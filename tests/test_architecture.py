@@ -24,8 +24,10 @@ LAYERS = {
 MIDDLE = {"data", "augmentation", "network", "planning", "evaluation", "conversion", "testing"}
 LAYERS |= dict.fromkeys(MIDDLE, MIDDLE | PURE)
 LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE
+LAYERS["ranking"] = {"data", "network", "trainer"} | PURE
 LAYERS["external_trainers"] = {"trainer"}
-LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "registration", "trainer"}
+LAYERS["report"] = {"evaluation"}
+LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "ranking", "registration", "report", "trainer"}
 
 
 def _imported_modules(path):

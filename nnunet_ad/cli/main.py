@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import nnunet_ad
 
 # Modules of nnunet_ad.cli with ``add_parser(subparsers)``; heavy imports belong into their ``run``.
-COMMANDS: tuple[str, ...] = ("doctor", "evaluate", "compare", "preprocess_unlabeled", "shrink_plans")
+COMMANDS: tuple[str, ...] = (
+    "doctor",
+    "evaluate",
+    "compare",
+    "report",
+    "preprocess_unlabeled",
+    "shrink_plans",
+    "rank_unlabeled",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from nnunet_ad.ranking.contact_sheet import CONTOURS, Tile, _region_of_interest, draw_contact_sheet
+
+
+def tile(foreground: bool = True) -> Tile:
+    rng = np.random.default_rng(0)
+    maps = np.zeros((3, 40, 50), dtype=np.uint8)
+    if foreground:
+        for index in range(3):
+            maps[index, 10 + index : 20, 5:25] = 1
+    return Tile("case", rng.normal(size=(40, 50)), maps, 1.5)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_every_tile_is_drawn(number, tmp_path):
+    draw_contact_sheet([tile()] * number, "caption", tmp_path / "sheet.tmp")
+    picture = imread(tmp_path / "sheet.tmp", format="png")
+    assert picture.shape[0] > 200 * -(-number // 2)
+    for _, colour, _ in CONTOURS:
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        assert (np.abs(picture[..., :3] - (red, green, blue)).max(-1) < 0.02).sum() > 20 * number
+
+
+def test_a_case_without_foreground_is_drawn_whole(tmp_path):
+    draw_contact_sheet([tile(foreground=False)], "caption", tmp_path / "sheet.png")
+    assert _region_of_interest(tile(foreground=False).label_maps) == (range(40), range(50))
+
+
+def test_the_frame_holds_all_that_some_decoder_predicts():
+    rows, columns = _region_of_interest(tile().label_maps)
+    assert rows.start <= 10
+    assert rows.stop >= 20
+    assert columns.start <= 5
+    assert columns.stop >= 25
+    assert len(rows) < 40
+
+
+def test_the_decoders_are_told_apart_without_colour():
+    assert len({style for _, _, style in CONTOURS}) == len(CONTOURS)
