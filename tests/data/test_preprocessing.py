@@ -1,12 +1,15 @@
 import os
 import pickle
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import unlabeled_images
 from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, usable_cases
@@ -106,6 +109,22 @@ def test_the_mask_is_written_where_the_plans_normalise_inside_it(preprocessing_w
     image, mask = UnlabeledDataset(preprocessing.folder, [case], with_mask=True).load_case(case)
     assert mask.shape == image.shape
     assert set(np.unique(mask[:])) <= {-1, 0}
+
+
+def test_folds_that_start_at_once_do_the_work_once(preprocessing, images, monkeypatch):
+    started = []
+    real = module._preprocess_case
+
+    def slow(job):
+        started.append(job[1])
+        time.sleep(0.2)
+        real(job)
+
+    monkeypatch.setattr(module, "_preprocess_case", slow)
+    with ThreadPoolExecutor(3) as folds:
+        done = [folds.submit(preprocess_unlabeled, preprocessing, images, 1) for _ in range(3)]
+    assert sorted(started) == sorted(images)
+    assert sorted(map(len, (fold.result() for fold in done))) == [0, 0, len(images)]
 
 
 def test_an_unreadable_image_is_named_and_leaves_nothing(preprocessing, images):
