@@ -92,7 +92,7 @@ def prepare_unlabeled(
     else:
         with_label_file = sorted(set(cases) - set(images))
         if with_label_file:
-            images |= training_images(folders.raw, dataset_json)
+            images = training_images(folders.raw, dataset_json) | images
             check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
             log(
                 f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "
