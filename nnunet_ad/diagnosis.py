@@ -169,7 +169,12 @@ def check_path_variable(variable: str, content: str) -> Finding:
     """
     value = os.environ.get(variable)
     if not value:
-        return Finding(Mark.FAULT, variable, "not set", f"export {variable}=/a/folder/for/{content.replace(' ', '_')}")
+        return Finding(
+            Mark.FAULT,
+            variable,
+            "not set",
+            f"mkdir -p ~/nnunet/{variable} && export {variable}=~/nnunet/{variable}  # or another folder for {content}",
+        )
     folder = Path(value)
     if not folder.exists():
         return Finding(Mark.FAULT, variable, f"{folder} does not exist", f"mkdir -p {shlex.quote(value)}")

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 import nnunet_ad
 
+DESCRIPTION = (
+    "Semi-supervised, domain-adaptive and domain-generalising segmentation for nnU-Net v2. "
+    "Train with: nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerAD"
+)
+
 # Modules of nnunet_ad.cli with ``add_parser(subparsers)``; heavy imports belong into their ``run``.
 COMMANDS: tuple[str, ...] = (
     "doctor",
@@ -24,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     Each sub-command sets ``run``, a function of the parsed arguments that returns the exit status.
     """
-    parser = argparse.ArgumentParser(prog="nnunet_ad", description=nnunet_ad.__doc__)
+    parser = argparse.ArgumentParser(prog="nnunet_ad", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"nnunet_ad {nnunet_ad.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

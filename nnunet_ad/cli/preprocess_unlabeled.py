@@ -13,11 +13,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Preprocess every case of imagesUnlabeled/ for some configurations. The first training would do it "
         "as well; this is for machines on which preprocessing and training are apart.",
     )
-    parser.add_argument("-d", dest="datasets", nargs="+", required=True, help="dataset numbers or names")
-    parser.add_argument("-c", dest="configurations", nargs="+", default=["3d_fullres"], help="default: 3d_fullres")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="name of the plans; default: nnUNetPlans")
     parser.add_argument(
-        "-np", dest="num_processes", type=int, default=None, help="worker processes; default: nnU-Net's"
+        "-d", dest="datasets", metavar="DATASET", nargs="+", required=True, help="dataset numbers or names"
+    )
+    parser.add_argument(
+        "-c",
+        dest="configurations",
+        metavar="CONFIGURATION",
+        nargs="+",
+        default=["3d_fullres"],
+        help="default: 3d_fullres",
+    )
+    parser.add_argument(
+        "-p", dest="plans", metavar="PLANS", default="nnUNetPlans", help="name of the plans; default: nnUNetPlans"
+    )
+    parser.add_argument(
+        "-np", dest="num_processes", metavar="N", type=int, default=None, help="worker processes; default: nnU-Net's"
     )
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""``nnunet_ad shrink_plans``: smaller plans beside those of a planned dataset, for machines without a large GPU."""
+"""``nnunet_ad shrink-plans``: smaller plans beside those of a planned dataset, for machines without a large GPU."""
 
 import argparse
 import os
@@ -10,18 +10,26 @@ VARIABLE = "nnUNet_preprocessed"
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the sub-command to the command line."""
     parser = subparsers.add_parser(
-        "shrink_plans",
+        "shrink-plans",
         help="write smaller plans for training on a CPU",
         description="Write smaller plans beside those of a planned dataset, for training on a CPU with -p. The "
         "preprocessed data are shared with the original plans.",
     )
     parser.add_argument("-d", metavar="DATASET", dest="dataset", type=int, required=True, help="number of the dataset")
     parser.add_argument("-c", metavar="CONFIGURATION", dest="configuration", default="3d_fullres")
-    parser.add_argument("-p", metavar="PLANS", dest="source", default="nnUNetPlans", help="plans to start from")
-    parser.add_argument("-o", metavar="PLANS", dest="name", default="nnUNetPlansSmall", help="name of the new plans")
+    parser.add_argument(
+        "-p", metavar="PLANS", dest="source", default="nnUNetPlans", help="plans to start from (default: nnUNetPlans)"
+    )
+    parser.add_argument(
+        "-o",
+        metavar="PLANS",
+        dest="name",
+        default="nnUNetPlansSmall",
+        help="name of the new plans, replaced if they exist (default: nnUNetPlansSmall)",
+    )
     parser.add_argument("--features", type=int, default=16, help="features of the first stage (default: 16)")
     parser.add_argument("--patch", type=int, nargs="+", required=True, help="patch size in voxels, slowest axis first")
-    parser.add_argument("--batch", type=int, default=2, help="patches a batch (default: 2)")
+    parser.add_argument("--batch", type=int, default=2, help="patches per batch (default: 2)")
     parser.set_defaults(run=run)
 
 

@@ -5,12 +5,13 @@ the preprocessed folder, as nnU-Net does.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 UNLABELED_KEY = "unlabeled"
 UNLABELED_IMAGES = "imagesUnlabeled"
 SPLITS_FILE = "splits_final.json"
+NUM_HOST_FOLDS = 5  # of the splits that nnU-Net makes where there are none
 
 
 def unlabeled_cases_of_fold(
@@ -73,6 +74,22 @@ def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
         )
 
 
+def check_enough_for_folds(labeled: Collection[str], preprocessed_dataset: Path) -> None:
+    """Refuse to let nnU-Net draw its five folds from fewer labelled cases than folds.
+
+    Raises:
+        ValueError: If there is no split file and there are fewer than five labelled cases.
+    """
+    if (preprocessed_dataset / SPLITS_FILE).is_file() or len(labeled) >= NUM_HOST_FOLDS:
+        return
+    train = json.dumps(sorted(labeled))
+    raise ValueError(
+        f"{preprocessed_dataset.name} has {len(labeled)} labelled case(s), too few for nnU-Net's {NUM_HOST_FOLDS} "
+        f'folds. Write {preprocessed_dataset / SPLITS_FILE}, for example [{{"train": {train}, "val": {train}}}], '
+        'or train fold "all".'
+    )
+
+
 def check_cases_exist(fold: int | str, cases: Iterable[str], existing: Iterable[str], where: str) -> None:
     """Refuse cases that a fold names and that are nowhere.
 
@@ -105,7 +122,7 @@ def _read_splits(file: Path) -> list[dict[str, list[str]]]:
     try:
         splits = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}). Mend it, or delete it and plan again.") from error
+        raise ValueError(f"{file} is not valid JSON ({error}). Repair it, or delete it and plan again.") from error
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
         raise ValueError(f'{file} should be a list of folds [{{"train": […], "val": […], "unlabeled": […]}}, …].')
     return splits

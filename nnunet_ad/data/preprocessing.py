@@ -193,7 +193,7 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
     except Exception as error:
         raise ValueError(
             f"unlabelled case {case} could not be preprocessed from {', '.join(images)}: {type(error).__name__}: "
-            f"{error}. Mend or remove these files."
+            f"{error}. Repair or remove these files."
         ) from error
     expected = num_channels(preprocessing.dataset_json)
     if len(image) != expected:
@@ -204,7 +204,7 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
     if not np.isfinite(image).all():
         raise ValueError(
             f"unlabelled case {case} ({', '.join(images)}) has NaN or infinite values after normalisation. "
-            "Mend or remove it."
+            "Repair or remove it."
         )
     folder, patch_size = preprocessing.folder, preprocessing.manager.patch_size
     properties_file(folder, case).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Reads ``progress_ad.json``, one value an epoch of everything that a training logged."""
+"""Reads ``progress_ad.json``, one value per epoch of everything that a training logged."""
 
 from dataclasses import dataclass
 from pathlib import Path

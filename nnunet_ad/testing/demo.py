@@ -124,7 +124,7 @@ def demo_commands(folder: Path, device: str) -> list[str]:
     return [
         "nnunet_ad doctor",
         f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c {CONFIGURATION} -npfp 2 -np 2",
-        f"nnunet_ad shrink_plans -d {DATASET_ID} -c {CONFIGURATION} -o {PLANS}"
+        f"nnunet_ad shrink-plans -d {DATASET_ID} -c {CONFIGURATION} -o {PLANS}"
         f" --features {FEATURES} --patch {patch} --batch {BATCH_SIZE}",
         f"nnUNetv2_train {DATASET_ID} {CONFIGURATION} {FOLD} {model}",
         f"nnUNetv2_predict -d {DATASET_ID} -i {images} -o {predictions} -c {CONFIGURATION} -f {FOLD} {model}"

@@ -1,4 +1,4 @@
-"""Curves of a training, one value an epoch, and their picture ``progress_ad.png``.
+"""Curves of a training, one value per epoch, and their picture ``progress_ad.png``.
 
 nnU-Net's own logger takes known keys only, so these live beside it and travel in the checkpoint.
 """

@@ -10,6 +10,7 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -20,7 +21,7 @@ from nnunet_ad import __version__
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.data.folds import check_fold_exists
+from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists
 from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
@@ -129,9 +130,13 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """As the host, but a fold beyond the split file is an error instead of a random split."""
-        check_fold_exists(self.fold, Path(self.preprocessed_dataset_folder_base))
+        folder = Path(self.preprocessed_dataset_folder_base)
+        if self.fold != "all":
+            identifiers = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers
+            check_enough_for_folds(identifiers(self.preprocessed_dataset_folder), folder)
+        check_fold_exists(self.fold, folder)
         split = super().do_split()
-        check_fold_exists(self.fold, Path(self.preprocessed_dataset_folder_base))  # the host may have written the file
+        check_fold_exists(self.fold, folder)  # the host may have written the file only now
         return split
 
     def get_tr_and_val_datasets(self) -> tuple:

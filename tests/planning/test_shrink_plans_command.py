@@ -20,7 +20,7 @@ def planned(tmp_path, monkeypatch):
 
 
 def _shrink(arguments):
-    return main(["shrink_plans", *arguments.split()])
+    return main(["shrink-plans", *arguments.split()])
 
 
 def test_plans_are_written_and_named(planned, capsys):

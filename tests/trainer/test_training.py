@@ -346,9 +346,19 @@ def test_the_ramp_up_follows_the_number_of_epochs_that_is_trained(make_trainer):
 
 
 def test_a_fold_beyond_a_split_file_that_the_host_only_now_writes_is_refused(make_trainer, dataset):
-    (dataset / "nnUNet_preprocessed" / DATASET / "splits_final.json").unlink()
+    folder = dataset / "nnUNet_preprocessed" / DATASET
+    (folder / "splits_final.json").unlink()
+    for file in list((folder / "nnUNetPlans_3d_fullres").glob("Made_000*")):
+        for i in (6, 7):
+            shutil.copy(file, file.with_name(file.name.replace("000", f"00{i}")))
     with pytest.raises(ValueError, match="fold 7 was asked for"):
         make_trainer(nnUNetTrainerAD_1epoch, fold=7).run_training()
+
+
+def test_too_few_labeled_cases_for_nnunets_folds_are_said_so(make_trainer, dataset):
+    (dataset / "nnUNet_preprocessed" / DATASET / "splits_final.json").unlink()
+    with pytest.raises(ValueError, match=r"3 labelled case\(s\), too few for nnU-Net's 5 folds"):
+        make_trainer(nnUNetTrainerAD_1epoch).run_training()
 
 
 def test_no_checkpoint_where_checkpointing_is_disabled(make_trainer):
