@@ -5,8 +5,8 @@ import io
 import re
 from typing import Any
 
-import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -53,7 +53,8 @@ class PageFigure:
     """
 
     def __init__(self, width: float, height: float) -> None:
-        self._style = mpl.rc_context(_STYLE)
+        # From the defaults: what ran before in this process may have changed sizes (seaborn in nnU-Net does).
+        self._style = style.context(("default", _STYLE))
         self._size = width, height
 
     def __enter__(self) -> "PageFigure":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -57,6 +58,11 @@ def append(curves: Curves, **values: float | Sequence[float]) -> None:
 
 def plot(curves: Curves, file: Path) -> None:
     """Draw all panels that have data into a PNG file."""
+    with style.context("default"):  # nnU-Net's own picture leaves large fonts behind
+        _plot(curves, file)
+
+
+def _plot(curves: Curves, file: Path) -> None:
     panels = [panel for panel in _PANELS if any(curves.get(name) for name in panel[2])]
     num_rows = -(-len(panels) // 2)
     figure = Figure(figsize=(14, 3.4 * num_rows), layout="constrained")

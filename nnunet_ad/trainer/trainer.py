@@ -153,7 +153,7 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         if not self._measure_gradients:
             return {}
         self._measure_gradients = False
-        parameters = list(self.bare_network.encoder.parameters())
+        parameters = [p for p in self.bare_network.encoder.parameters() if p.requires_grad]
         # In float16 small gradients would vanish; the scale is a power of two and is divided out exactly.
         scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
         factor = {"denoising": scale, "difficulty": scale, "unlabeled": scale * self.mu}

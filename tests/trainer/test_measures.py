@@ -1,3 +1,4 @@
+import matplotlib
 import pytest
 import torch
 
@@ -69,3 +70,12 @@ def test_bfloat16_on_the_cpu_can_be_turned_off(monkeypatch):
 def test_forward_passes_on_the_cpu_are_bfloat16():
     with forward_precision(torch.device("cpu")):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_pictures_do_not_depend_on_what_was_drawn_before(tmp_path):
+    curves: dict = {}
+    append(curves, mu=0.1, val_dice_theta=0.2)
+    plot(curves, tmp_path / "before.png")
+    with matplotlib.rc_context({"font.size": 40, "xtick.labelsize": 40}):
+        plot(curves, tmp_path / "after.png")
+    assert (tmp_path / "before.png").read_bytes() == (tmp_path / "after.png").read_bytes()
