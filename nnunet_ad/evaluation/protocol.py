@@ -3,15 +3,13 @@
 ``default`` is the honest one: millimetres; a structure that neither mask has is left out and counted; one that only one
 of the masks has scores Dice 0 and has no distance, which is counted.
 
-``paper`` does what the public evaluation code of the method does (its scripts for 3-D data), so that a table compares
-like with like:
+``paper`` scores as the published tables do, so that a table compares like with like:
 
 - Dice, Jaccard, HD95 and ASD of ``medpy.metric.binary`` without spacing, so distances are in voxels *of the grid of
   the files*; published distances refer to each benchmark's preprocessed grid.
 - ASD goes one way, from the prediction's surface to the reference's.
 - One of the masks empty: Dice 0, Jaccard 0, HD95 128, ASD 128, whichever of the two it is.
-- Both empty: HD95 0, ASD 0, and Dice and Jaccard **1 on a scale of 0 to 100**, that is 0.01. The code writes 1 where
-  its other values are percentages; a structure that is rightly left out of a case so counts as 1 %.
+- Both empty: full agreement, so Dice and Jaccard 1 and the distances 0.
 - Mean over runs, then over cases, then over structures; ± is the standard deviation over runs, divided by the number of
   runs (numpy's default), of the mean over cases and structures.
 """
@@ -85,12 +83,12 @@ PAPER = Protocol(
     name="paper",
     description=(
         "conventions of the published numbers: distances in voxels of the files' grid, ASD from prediction to "
-        "reference; one mask empty scores Dice 0 and distance 128, both empty Dice 1 % and distance 0"
+        "reference; one mask empty scores Dice 0 and distance 128, both empty Dice 1 and distance 0"
     ),
     metrics=("Dice", "Jaccard", "HD95", "ASD"),
     voxel_units=True,
     one_empty=EmptyScore(overlap=0.0, distance=128.0),
-    both_empty=EmptyScore(overlap=0.01, distance=0.0),
+    both_empty=EmptyScore(overlap=1.0, distance=0.0),
     sd_ddof=0,
 )
 

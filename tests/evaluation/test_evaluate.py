@@ -207,13 +207,13 @@ class TestPaperProtocol:
         assert cases["c"]["right"] == {"outcome": "missed", **numbers}
         assert cases["a"]["right"] == {"outcome": "spurious", **numbers}
 
-    def test_both_empty_score_one_percent_as_the_public_code_writes_1_among_percentages(self, data):
+    def test_both_empty_score_as_full_agreement(self, data):
         write_labels(data / "ref" / "c.nii.gz", box({1: LEFT}))
         run(data, "--protocol", "paper")
-        numbers = {"Dice": 0.01, "Jaccard": 0.01, "HD95": 0, "ASD": 0}
+        numbers = {"Dice": 1, "Jaccard": 1, "HD95": 0, "ASD": 0}
         assert result(data)["runs"][0]["cases"]["c"]["right"] == {"outcome": "absent", **numbers}
 
-    def test_means_and_spread_are_those_of_the_public_code(self, data):
+    def test_means_and_spread_are_those_of_the_published_tables(self, data):
         shutil.copytree(data / "ref", data / "perfect")
         run(data, "--protocol", "paper", predictions=("pred", "perfect"))
         dice, asd = (row(result(data)["overall"])["metrics"][metric] for metric in ("Dice", "ASD"))
