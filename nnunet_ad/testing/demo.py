@@ -103,7 +103,8 @@ def demo_variables(folder: Path) -> dict[str, str]:
         "nnUNet_compile": "f",  # compiling takes longer than it saves here
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "2",
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while another job has the cores slow both down many times
+        # Threads that wait for long by spinning slow down whatever shares the cores; ones that never do are slow.
+        "GOMP_SPINCOUNT": "1000",
     }
 
 

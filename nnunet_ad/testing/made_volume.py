@@ -46,7 +46,7 @@ class Domain:
 
 DOMAINS = (
     Domain("A", (0.03, 0.35, 0.62, 0.90), gamma=1.0, texture=0.03, noise=0.05, bias=0.10, blur=0.5, scale=1000.0),
-    Domain("B", (0.06, 0.38, 0.66, 0.90), gamma=1.2, texture=0.03, noise=0.05, bias=0.10, blur=0.6, scale=300.0),
+    Domain("B", (0.06, 0.38, 0.66, 0.90), gamma=1.2, texture=0.03, noise=0.03, bias=0.06, blur=0.6, scale=300.0),
 )
 
 
