@@ -70,6 +70,30 @@ def test_shapes_and_inference_output(network_and_inputs):
     torch.testing.assert_close(network.denoise(x_l, y_t, t), network(x_l, y_t, t, x_u).xi)
 
 
+def test_labeled_and_unlabeled_patches_share_a_call_without_touching_each_other(network_and_inputs):
+    network, x_l, y_t, t, x_u = network_and_inputs
+    flows = network(x_l, y_t, t, x_u[:1])
+    torch.testing.assert_close(flows.psi, network.difficulty_decoder(network.encoder(x_l)))
+    torch.testing.assert_close(flows.theta, network(x_u[:1]))
+    torch.testing.assert_close(flows.psi_unlabeled, network.difficulty_decoder(network.encoder(x_u[:1])))
+    assert not flows.psi_unlabeled.requires_grad
+
+
+def test_the_denoiser_of_an_image_equals_the_stem_on_image_and_noisy_label_together(network_and_inputs):
+    network, x_l, y_t, t, _ = network_and_inputs
+    stem = network.encoder.noisy_stem.conv
+    torch.testing.assert_close(
+        stem(torch.cat((x_l, y_t), 1)),
+        network.encoder.image_part(x_l) + stem._conv_forward(y_t, stem.weight[:, x_l.shape[1] :], None),
+    )
+    torch.testing.assert_close(network.denoiser(x_l)(y_t, t), network.denoise(x_l, y_t, t))
+
+
+@pytest.mark.parametrize("dropout", [None, "Dropout3d"])
+def test_the_network_knows_whether_it_drops_out(dropout):
+    assert build_network(configuration(dropout=dropout), 1, 3).has_dropout is bool(dropout)
+
+
 def test_the_denoising_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
     network, *inputs = network_and_inputs
     network(*inputs).xi.square().mean().backward()

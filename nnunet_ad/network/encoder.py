@@ -1,6 +1,5 @@
 """The encoder that all flows share: nnU-Net's own, with a second stem for noisy labels."""
 
-import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
@@ -62,10 +61,18 @@ class ADEncoder(nn.Module):
         """
         if noisy_label is None:
             return self.image_encoder(image)
+        return self.encode_noisy(self.image_part(image), noisy_label, t)
+
+    def image_part(self, image: Tensor) -> Tensor:
+        """Return what the noisy stem's convolution makes of x (B, C, *spatial), the same at all steps."""
+        conv = self.noisy_stem.conv
+        return conv._conv_forward(image, conv.weight[:, : image.shape[1]], conv.bias)
+
+    def encode_noisy(self, image_part: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
+        """Return the features of :meth:`forward` from :meth:`image_part` of the image."""
         embedding = self.step_embedding(t)
         stem_modulation, *stage_modulations = self.modulations
-        x = torch.cat((image, noisy_label.to(image.dtype)), dim=1)
-        x = _run_unit(self.noisy_stem, x, stem_modulation, embedding)
+        x = self._run_noisy_stem(image_part, noisy_label, stem_modulation, embedding)
         x = _run_units(_units_after_stem(self.image_encoder), x)
         skips = [x]
         for stage, modulation in zip(self.image_encoder.stages[1:], stage_modulations, strict=True):
@@ -73,6 +80,16 @@ class ADEncoder(nn.Module):
             x = _run_units(others, _run_unit(first, x, modulation, embedding))
             skips.append(x)
         return skips
+
+    def _run_noisy_stem(
+        self, image_part: Tensor, noisy_label: Tensor, modulation: StepModulation, embedding: Tensor
+    ) -> Tensor:
+        """Convolve [x, y_t], as the sum of its two parts, and go on as :func:`_run_unit`."""
+        conv, *others, nonlinearity = self.noisy_stem.all_modules
+        x = image_part + conv._conv_forward(noisy_label, conv.weight[:, -noisy_label.shape[1] :], None)
+        for module in others:
+            x = module(x)
+        return nonlinearity(modulation(x, embedding))
 
 
 Unit = ConvDropoutNormReLU | BasicBlockD | BottleneckD

@@ -1,13 +1,15 @@
 """The network: one encoder, three decoders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import NamedTuple
 
+import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from nnunet_ad.network.decoder import ADDecoder
 from nnunet_ad.network.encoder import ADEncoder
@@ -20,12 +22,14 @@ class FlowLogits(NamedTuple):
         xi: D_ξ(E([x_l, y_t], t)), denoising flow.
         psi: D_ψ(E(x_l)), difficulty-aware flow.
         theta: D_θ(E(x_u)), unlabelled flow.
+        psi_unlabeled: D_ψ(E(x_u)), which pseudo-labels are made from; has no gradient.
         theta_labeled: D_θ(E(x_l)), or ``None`` unless asked for (ablation NoDecoupling).
     """
 
     xi: Tensor
     psi: Tensor
     theta: Tensor
+    psi_unlabeled: Tensor
     theta_labeled: Tensor | None = None
 
 
@@ -63,6 +67,11 @@ class ADNetwork(nn.Module):
         self.difficulty_decoder = deepcopy(self.denoising_decoder)
         self.unlabeled_decoder = deepcopy(self.denoising_decoder)
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the plans ask for dropout, so that training and prediction differ."""
+        return any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.modules())
+
     def forward(
         self,
         image: Tensor,
@@ -82,15 +91,28 @@ class ADNetwork(nn.Module):
         """
         if unlabeled_image is None:
             return self.unlabeled_decoder(self.encoder(image))
-        labeled_features = self.encoder(image)
+        # Each sample is normalised by itself, so one call does for labelled and unlabelled patches.
+        features = self.encoder(torch.cat((image, unlabeled_image)))
+        labeled_features, unlabeled_features = (
+            list(part) for part in zip(*(f.split((len(image), len(unlabeled_image))) for f in features), strict=True)
+        )
         noisy_features = labeled_features if noisy_label is None else self.encoder(image, noisy_label, t)
+        psi = self.difficulty_decoder(labeled_features)
+        with torch.no_grad():
+            psi_unlabeled = self.difficulty_decoder(unlabeled_features)
         return FlowLogits(
             xi=self.denoising_decoder(noisy_features),
-            psi=self.difficulty_decoder(labeled_features),
-            theta=self.unlabeled_decoder(self.encoder(unlabeled_image)),
+            psi=psi,
+            theta=self.unlabeled_decoder(unlabeled_features),
+            psi_unlabeled=psi_unlabeled,
             theta_labeled=None if decoupled else self.unlabeled_decoder(labeled_features),
         )
 
     def denoise(self, image: Tensor, noisy_label: Tensor, t: Tensor) -> Tensor:
         """Return D_ξ(E([x, y_t], t)), logits (B, K, *spatial)."""
         return self.denoising_decoder(self.encoder(image, noisy_label, t))
+
+    def denoiser(self, image: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return :meth:`denoise` for one image and many noisy labels: what depends on the image only is done once."""
+        image_part = self.encoder.image_part(image)
+        return lambda noisy_label, t: self.denoising_decoder(self.encoder.encode_noisy(image_part, noisy_label, t))

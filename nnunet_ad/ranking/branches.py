@@ -62,9 +62,7 @@ class DenoisingBranch(nn.Module):
         shape = (len(image), self.network.num_classes, *image.shape[2:])
         y_T = torch.randn(shape, generator=self.generator).to(image.device)
         with forward_precision(image.device):
-            return self.diffusion.ddim_sample(
-                lambda y_t, t: self.network.denoise(image, y_t, t), y_T, self.num_sampling_steps
-            )
+            return self.diffusion.ddim_sample(self.network.denoiser(image), y_T, self.num_sampling_steps)
 
 
 class ThreeDecoders:

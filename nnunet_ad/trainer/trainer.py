@@ -1,5 +1,7 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +61,11 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         x_l, y, x_u = self.to_device(batch["data"], batch["target"][:, 0], batch["unlabeled_data"])
         self.optimizer.zero_grad(set_to_none=True)
         y_t, t = self.noise_labels(y)  # Eq. 1
-        p_xi, p_psi = self.predict_teachers(x_u)
-        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        p_xi = self.sample_xi(x_u)
         with forward_precision(self.device):
             logits = self.network(x_l, y_t, t, x_u, self.config.decoupling)
+        p_psi = self.predict_psi(x_u) if self.bare_network.has_dropout else logits.psi_unlabeled
+        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
 
         samples = overlap(hard_labels(logits.xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
@@ -104,24 +107,32 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         t = torch.randint(self.diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
 
-    @torch.no_grad()
-    def predict_teachers(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of ξ by DDIM and of ψ for images (B, C, *spatial), dropout off, no gradient."""
+    def sample_xi(self, image: Tensor) -> Tensor:
+        """Return the logits of ξ by DDIM for images (B, C, *spatial), without noise in ablation NoDiffusion."""
+        with self._predicting() as network:
+            if not self.config.diffusion:
+                return network.denoising_decoder(network.encoder(image))
+            y_T = self._normal((len(image), self.num_classes, *image.shape[2:]))
+            return self.diffusion.ddim_sample(network.denoiser(image), y_T, self.config.num_sampling_steps)
+
+    def predict_psi(self, image: Tensor) -> Tensor:
+        """Return the logits of ψ for images (B, C, *spatial)."""
+        with self._predicting() as network:
+            return network.difficulty_decoder(network.encoder(image))
+
+    @contextmanager
+    def _predicting(self) -> Iterator[ADNetwork]:
+        """Give the network without dropout and gradients.
+
+        A precision context of its own: autocast may keep the half-precision weights made here, which know no gradient.
+        """
         network, was_training = self.bare_network, self.network.training
         network.eval()
-        # A context of its own: autocast may keep the half-precision weights made here, which know no gradient.
-        with forward_precision(self.device):
-            features = network.encoder(image)
-            psi = network.difficulty_decoder(features)
-            if self.config.diffusion:
-                y_T = self._normal((len(image), self.num_classes, *image.shape[2:]))
-                xi = self.diffusion.ddim_sample(
-                    lambda y_t, t: network.denoise(image, y_t, t), y_T, self.config.num_sampling_steps
-                )
-            else:
-                xi = network.denoising_decoder(features)
-        network.train(was_training)
-        return xi, psi
+        try:
+            with torch.inference_mode(), forward_precision(self.device):
+                yield network
+        finally:
+            network.train(was_training)
 
     def update_class_weights(self, samples: Overlap) -> Tensor:
         """Take in λ of this iteration and return w (K,), 1 for the background (Eqs. 3-5)."""
@@ -213,8 +224,7 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         """As the host for θ; for ψ and for ξ by DDIM count overlaps with the label, too."""
         x, y = self.to_device(batch["data"], batch["target"][:, 0].clone())  # the host overwrites ignored voxels
         outputs = super().validation_step(batch)
-        teachers = dict(zip(("xi", "psi"), self.predict_teachers(x), strict=True))
-        for name, logits in teachers.items():
+        for name, logits in {"xi": self.sample_xi(x), "psi": self.predict_psi(x)}.items():
             counts = overlap(hard_labels(logits), y, self.num_classes, self.ignore_label).over_batch()
             outputs[name] = torch.stack(counts).cpu().numpy()
         return outputs
@@ -240,9 +250,9 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def _write_snapshot(self) -> None:
         case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
         (image,) = self.to_device(x_u)
-        p_xi, p_psi = self.predict_teachers(image)
-        with forward_precision(self.device):
-            theta = self.bare_network.eval()(image)
+        p_xi, p_psi = self.sample_xi(image), self.predict_psi(image)
+        with self._predicting() as network:
+            theta = network(image)
         label_maps = {"xi": p_xi, "psi": p_psi, "theta": theta}
         label_maps = {name: hard_labels(logits) for name, logits in label_maps.items()}
         label_maps["pseudo_label"] = self.ensemble(p_xi, p_psi, self.generator)

@@ -39,7 +39,7 @@ class nnUNetTrainerAD_100epochs(nnUNetTrainerAD):
 class nnUNetTrainerAD_demo(nnUNetTrainerAD):
     """What ``scripts/demo`` trains: few iterations, for which the larger learning rate of Table 8 is needed."""
 
-    config = replace(ADConfig(), num_epochs=24, learning_rate=3e-2)
+    config = replace(ADConfig(), num_epochs=30, learning_rate=3e-2)
 
 
 class nnUNetTrainerAD_NoSVDA(nnUNetTrainerAD):

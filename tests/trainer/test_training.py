@@ -9,8 +9,10 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_1epoch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from torch import nn
 
 import nnunet_ad.trainer as trainers
+from nnunet_ad.pseudo_label import ensemble
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDRS
 
 DATASET = "Dataset500_Made"
@@ -130,11 +132,23 @@ def test_ignored_voxels_have_no_part_in_labeled_losses_nor_in_the_difficulty(sta
 def test_pseudo_labels_leave_the_training_mode_and_the_gradients_alone(started):
     trainer = started()
     trainer.network.train()
-    xi, psi = trainer.predict_teachers(torch.randn(2, 1, 16, 16, 16))
+    image = torch.randn(2, 1, 16, 16, 16)
+    xi, psi = trainer.sample_xi(image), trainer.predict_psi(image)
     assert trainer.network.training
     assert not xi.requires_grad
     assert not psi.requires_grad
     assert all(p.grad is None for p in trainer.network.parameters())
+
+
+def test_pseudo_labels_are_made_without_dropout(started):
+    trainer = started()
+    decoder = trainer.network.difficulty_decoder
+    decoder.classifier = nn.Sequential(nn.Dropout3d(0.9), decoder.classifier)
+    batch, seen = batch_of(3), []
+    expected = trainer.predict_psi(batch["unlabeled_data"])
+    trainer.ensemble = lambda p_xi, p_psi, generator: seen.append(p_psi) or ensemble(p_xi, p_psi, generator)
+    trainer.train_step(batch)
+    torch.testing.assert_close(seen, [expected])
 
 
 def test_theta_learns_from_unlabeled_patches_only(started):
@@ -401,9 +415,7 @@ def test_overfits_one_batch(started):
     for _ in range(100):
         outputs = trainer.train_step({"data": image, "target": target, "unlabeled_data": image})
     assert outputs["loss_denoising"] < 0.35
-    xi, psi = trainer.predict_teachers(image)
-    theta = trainer.network(image)
-    for logits in (xi, psi, theta):
+    for logits in (trainer.sample_xi(image), trainer.predict_psi(image), trainer.network(image)):
         prediction = logits.argmax(1) == 1
         dice = 2 * (prediction & (target[:, 0] == 1)).sum() / (prediction.sum() + (target == 1).sum())
         assert dice > 0.8

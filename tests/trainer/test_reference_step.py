@@ -1,0 +1,54 @@
+"""The train step shares, batches and fuses; its result is that of Algorithm 1 read off the page."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ad.config import ADConfig
+from nnunet_ad.trainer import nnUNetTrainerAD
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "reference_step.py"
+
+
+@pytest.fixture(scope="module")
+def reference_step():
+    spec = importlib.util.spec_from_file_location("reference_step", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ReferenceStep
+
+
+@pytest.fixture
+def started(make_trainer, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_CPU_BF16", "0")
+
+    def start(**changes):
+        trainer = make_trainer(type("Changed", (nnUNetTrainerAD,), {"config": replace(ADConfig(), **changes)}))
+        trainer.initialize()
+        trainer.network.train()
+        return trainer
+
+    return start
+
+
+def batch() -> dict:
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn((2, 2, 1, 16, 16, 16), generator=generator)
+    target = torch.randint(3, (2, 1, 16, 16, 16), generator=generator)
+    return {"data": images[0], "unlabeled_data": images[1], "target": target.to(torch.int16)}
+
+
+@pytest.mark.parametrize("num_sampling_steps", [1, 10])
+def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps):
+    settings = {"num_sampling_steps": num_sampling_steps, "rampup_epochs": 0}
+    ours, theirs = started(**settings), started(**settings)
+    losses, expected = ours.train_step(batch()), reference_step(theirs)(batch())
+    for flow, value in expected.items():
+        assert losses[f"loss_{flow}"].item() == pytest.approx(value, abs=1e-5)
+    for (name, first), second in zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    before = started(**settings).network.parameters()
+    assert any((a - b).abs().max() > 1e-3 for a, b in zip(before, theirs.network.parameters(), strict=True))
