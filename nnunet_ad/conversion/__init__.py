@@ -4,11 +4,15 @@ A converter describes its dataset, and the shared parts write it:
 
 ``errors``        the one exception that means "the user's input or setting is wrong"
 ``cases``         a case: its name, its role, its domain, and how its volumes are read
+``case_files``    finding the files of a benchmark's cases
 ``volumes``       reading volumes, and checking them
+``frames``        reading single volumes of 4-D files
 ``folds``         the public split lists, the choice of labelled and kept-aside cases, folds
 ``dataset``       the whole dataset, and the files that it consists of
 ``sidecar``       ``nnunet_ad.json``: provenance, protocol, domain of each case
 ``writer``        writes a dataset completely or not at all
-``command_line``  the options that all converters share, progress, errors as one line
-``laseg``, …      one module a benchmark
+``command_line``  the options that all benchmark converters share, progress, errors as one line
+``laseg``, ``synapse``, ``mmwhs``, ``mnms``   one module a benchmark
+``dicom``         DICOM series, DICOM-SEG and RTSTRUCT
+``hospital``      a hospital's own folders of images and masks
 """

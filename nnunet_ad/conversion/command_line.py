@@ -23,18 +23,21 @@ class Converter:
         script: The script's file name.
         description: What it converts, in a sentence or two.
         input_tree: The expected input tree, drawn for ``--help``.
-        dataset_id: The default of ``-d``.
+        dataset_id: The default of ``-d``; None where other options decide it, and ``describe`` then finds None in the
+            parsed arguments' ``dataset_id``.
         add_arguments: Adds the converter's own options to the parser.
         describe: Finds the cases of the parsed arguments' ``input`` and returns the dataset to write, without reading
             any voxel. Raises ConversionError.
+        default_ids: The defaults of ``-d`` in words for ``--help``, where ``dataset_id`` is None.
     """
 
     script: str
     description: str
     input_tree: str
-    dataset_id: int
+    dataset_id: int | None
     add_arguments: Callable[[argparse.ArgumentParser], None]
     describe: Callable[[argparse.Namespace], Dataset]
+    default_ids: str = ""
 
 
 def build_parser(converter: Converter) -> argparse.ArgumentParser:
@@ -52,7 +55,7 @@ def build_parser(converter: Converter) -> argparse.ArgumentParser:
         type=_dataset_id,
         default=converter.dataset_id,
         metavar="ID",
-        help="nnU-Net's number of the new dataset (default: %(default)s)",
+        help=f"nnU-Net's number of the new dataset (default: {converter.dataset_id or converter.default_ids})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
     parser.add_argument("--dry-run", action="store_true", help="list what would be written, and write nothing")

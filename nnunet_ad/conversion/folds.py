@@ -74,3 +74,25 @@ def make_fold(training: Sequence[str], num_labeled: int, num_val: int) -> Fold:
     end = len(training) - num_val
     train = tuple(training[:num_labeled])
     return Fold(train=train, val=tuple(training[end:]) or train, unlabeled=tuple(training[num_labeled:end]))
+
+
+def make_public_fold(
+    labeled: Sequence[str], unlabeled: Sequence[str], num_val: int, public_val: Sequence[str] | None, option: str
+) -> Fold:
+    """Return the fold of a benchmark's public lists.
+
+    Args:
+        labeled: The list of labelled cases.
+        unlabeled: The list of unlabelled cases.
+        num_val: Cases to keep aside from the end of the unlabelled ones, as :func:`make_fold`.
+        public_val: The list of val cases if the user wants it, else None.
+        option: The option that asks for it, for the message.
+
+    Raises:
+        ConversionError: As :func:`make_fold`, or both kinds of val cases are asked for.
+    """
+    if public_val is None:
+        return make_fold([*labeled, *unlabeled], len(labeled), num_val)
+    if num_val:
+        raise ConversionError(f"--val {num_val} and {option} both say what to validate on; give one of them")
+    return Fold(train=tuple(labeled), val=tuple(public_val), unlabeled=tuple(unlabeled))

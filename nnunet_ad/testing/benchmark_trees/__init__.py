@@ -1,0 +1,1 @@
+"""Made data in the exact folders, names and codes of the public benchmarks, one module a benchmark."""
