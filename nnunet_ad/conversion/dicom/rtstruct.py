@@ -1,0 +1,206 @@
+"""The contours of an RTSTRUCT as masks."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from skimage.draw import polygon2mask
+
+from nnunet_ad.conversion.dicom.files import check_modality, number_of, read_dataset, text_of
+from nnunet_ad.conversion.errors import ConversionError
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a tenth of a millimetre
+MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
+
+_TAGS = ("Modality", "StructureSetROISequence", "ROIContourSequence")
+_REFERENCE_TAGS = ("Modality", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence")
+
+
+def structure_names(path: Path) -> list[str]:
+    """Return the names of all structures (ROIs) of an RTSTRUCT, without its contours.
+
+    Raises:
+        ConversionError: The file cannot be read or is no RTSTRUCT, or names no structure.
+    """
+    return list(dict.fromkeys(_names(_read(path, ("Modality", "StructureSetROISequence"))).values()))
+
+
+def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
+    """Read the contours of an RTSTRUCT as masks.
+
+    A voxel belongs to a structure if its centre lies inside an odd number of its contours, so that a contour within
+    another one is a hole.
+
+    Args:
+        path: The file.
+        grid: A volume on the grid of the image that was contoured; its values do not matter.
+        names: The structures to read; None for all. Contours of others may be as wrong as they like.
+
+    Returns:
+        For each structure's name (ROI) a uint8 volume of 0 and 1 on ``grid``. A structure without contours, or with
+        points and open lines only, is empty; structures with the same name are united.
+
+    Raises:
+        ConversionError: The file cannot be read or is no RTSTRUCT, a contour is damaged, does not lie in a slice of the
+            grid or lies outside it, slices between the contours were left out, or a structure has closed contours and
+            others.
+    """
+    dataset = _read(path, _TAGS)
+    all_names = _names(dataset)
+    if "ROIContourSequence" not in dataset:
+        raise ConversionError("the RTSTRUCT has no contours, it may be truncated; get it again from its source")
+    wanted = {number: name for number, name in all_names.items() if names is None or name in names}
+    contours: dict[int | None, list[NDArray[np.float64]]] = {number: [] for number in wanted}
+    for item in dataset.get("ROIContourSequence") or []:
+        number = number_of(item, "ReferencedROINumber")
+        if number not in all_names:
+            raise ConversionError(
+                f"there are contours of the structure number {number}, which has no name; export the RTSTRUCT again"
+            )
+        if number in wanted:
+            contours[number] += [_in_voxels(points, grid, number) for points in _closed_contours(item, number)]
+    axis = _slice_axis([points for each in contours.values() for points in each])
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for number, name in wanted.items():
+        mask = _fill(contours[number], axis, grid, number)
+        masks[name] = masks[name] | mask if name in masks else mask
+    return {name: _to_image(mask, grid) for name, mask in masks.items()}
+
+
+def referenced_series(path: Path) -> str | None:
+    """Return the SeriesInstanceUID of the image series that an RTSTRUCT or a DICOM-SEG refers to.
+
+    Returns:
+        The UID, or None if the file states none or several.
+
+    Raises:
+        ConversionError: The file cannot be read.
+    """
+    dataset = read_dataset(path, _REFERENCE_TAGS)
+    items = list(dataset.get("ReferencedSeriesSequence") or [])
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            items += study.get("RTReferencedSeriesSequence") or []
+    uids = {text_of(item, "SeriesInstanceUID") for item in items} - {""}
+    return uids.pop() if len(uids) == 1 else None
+
+
+def _read(path: Path, tags: Sequence[str]) -> pydicom.Dataset:
+    dataset = read_dataset(path, tags)
+    check_modality(dataset, "RTSTRUCT")
+    return dataset
+
+
+def _names(dataset: pydicom.Dataset) -> dict[int | None, str]:
+    """Return the name of each structure by its number."""
+    names = {
+        number_of(roi, "ROINumber"): text_of(roi, "ROIName") for roi in dataset.get("StructureSetROISequence") or []
+    }
+    if not names:
+        raise ConversionError("the RTSTRUCT names no structure, it may be truncated; get it again from its source")
+    return names
+
+
+def _closed_contours(item: pydicom.Dataset, number: int | None) -> list[NDArray[np.float64]]:
+    """Return the points of each closed contour of a structure, (points, 3) in mm."""
+    contours, kinds = [], set()
+    for contour in item.get("ContourSequence") or []:
+        kind = text_of(contour, "ContourGeometricType")
+        kinds.add(kind)
+        if kind in NO_AREA:
+            continue
+        data = contour.get("ContourData")
+        try:
+            points = np.array(data if data is not None else [], dtype=np.float64)
+        except (TypeError, ValueError):
+            points = np.array([np.nan])
+        stated = number_of(contour, "NumberOfContourPoints")
+        if kind not in CLOSED or points.ndim != 1 or len(points) % 3 or not np.isfinite(points).all():
+            raise ConversionError(
+                f"a contour of the structure number {number} is damaged, expected a closed contour of points with "
+                "three coordinates; export the RTSTRUCT again"
+            )
+        if stated is not None and stated != len(points) // 3:
+            raise ConversionError(
+                f"a contour of the structure number {number} has {len(points) // 3} points, but states {stated}; "
+                "export the RTSTRUCT again"
+            )
+        if len(points) >= 9:  # fewer than three points enclose nothing
+            contours.append(points.reshape(-1, 3))
+    if contours and kinds & set(NO_AREA):
+        raise ConversionError(
+            f"the structure number {number} has closed contours and points or open lines, expected closed contours "
+            "only; remove the others and export the RTSTRUCT again"
+        )
+    return contours
+
+
+def _in_voxels(points: NDArray[np.float64], grid: sitk.Image, number: int | None) -> NDArray[np.float64]:
+    """Return points (points, 3) in mm as voxel coordinates in the order x, y, z."""
+    axes = np.reshape(grid.GetDirection(), (3, 3)) * np.array(grid.GetSpacing())
+    voxels = (points - grid.GetOrigin()) @ np.linalg.inv(axes).T
+    lowest, highest = voxels.min(axis=0), voxels.max(axis=0)
+    if (highest < -0.5).any() or (lowest > np.array(grid.GetSize()) - 0.5).any():
+        raise ConversionError(
+            f"a contour of the structure number {number} lies outside the image, between {_vector(points.min(axis=0))} "
+            f"and {_vector(points.max(axis=0))} mm; choose the series that was contoured"
+        )
+    return voxels
+
+
+def _slice_axis(contours: Sequence[NDArray[np.float64]]) -> int:
+    """Return the axis of the grid along which the contours are flat; any will do without contours."""
+    return int(np.argmin(sum((np.ptp(points, axis=0) for points in contours), np.zeros(3))))
+
+
+def _fill(
+    contours: Sequence[NDArray[np.float64]], axis: int, grid: sitk.Image, number: int | None
+) -> NDArray[np.bool_]:
+    """Return the voxels (z, y, x) inside the contours, which are given in voxel coordinates."""
+    mask = np.zeros(grid.GetSize(), dtype=bool)
+    by_slice = np.moveaxis(mask, axis, 0)
+    in_plane = [each for each in range(3) if each != axis]
+    spacing = grid.GetSpacing()[axis]
+    slices = defaultdict(list)
+    for points in contours:
+        heights = points[:, axis]
+        index = round(float(heights.mean()))
+        error = float(np.abs(heights - index).max())
+        if error > PLANE_TOLERANCE:
+            raise ConversionError(
+                f"a contour of the structure number {number} lies {error * spacing:.2f} mm off the nearest slice of "
+                f"the image (spacing {spacing:g} mm), expected contours in the slices; choose the series that was "
+                "contoured"
+            )
+        slices[index].append(points[:, in_plane])
+    _check_every_slice(sorted(slices), number)
+    for index, polygons in slices.items():
+        for polygon in polygons:
+            by_slice[index] ^= polygon2mask(by_slice[index].shape, polygon)
+    return mask.T
+
+
+def _check_every_slice(indices: Sequence[int], number: int | None) -> None:
+    """Check that contours do not leave out slices in turn, as when another series was contoured."""
+    if len(indices) >= MIN_PLANES and np.diff(indices).min() > 1:
+        raise ConversionError(
+            f"the contours of the structure number {number} lie in {len(indices)} slices, of which no two are "
+            "neighbours, expected contours in every slice of a structure; choose the series that was contoured, or "
+            "interpolate between the contours"
+        )
+
+
+def _to_image(mask: NDArray[np.bool_], grid: sitk.Image) -> sitk.Image:
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.CopyInformation(grid)
+    return image
+
+
+def _vector(numbers: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{number:.1f}" for number in numbers) + ")"

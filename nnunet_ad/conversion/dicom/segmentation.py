@@ -1,0 +1,180 @@
+"""The segments of a DICOM-SEG, and their place on the grid of an image.
+
+highdicom unpacks the bits, sorts the frames and fills in those that were left out because they are empty.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from highdicom.seg import Segmentation
+
+from nnunet_ad.conversion.dicom.files import PARSER_ERRORS, check_modality, number_of, quiet, read_dataset, text_of
+from nnunet_ad.conversion.errors import ConversionError
+
+LATTICE_TOLERANCE = 0.02  # voxels of the image, for every voxel of the mask
+
+
+def segment_names(path: Path) -> list[str]:
+    """Return the labels of all segments of a DICOM-SEG, the background of a label map apart, without its frames.
+
+    Raises:
+        ConversionError: The file cannot be read or is no DICOM-SEG, or describes no segment.
+    """
+    return list(dict.fromkeys(_labels(read_dataset(path, ("Modality", "SegmentSequence"))).values()))
+
+
+def read_segmentation(path: Path, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
+    """Read the segments of a DICOM-SEG, binary or as a label map.
+
+    Args:
+        path: The file.
+        names: Labels of the segments to read; None for all.
+
+    Returns:
+        For each segment's label a uint8 volume of 0 and 1, all on the grid of the segmentation. Frames that the file
+        leaves out are 0. Segments may overlap; those with the same label are united, and a segment for the background
+        of a label map is left out.
+
+    Raises:
+        ConversionError: The file cannot be read, is no DICOM-SEG or a fractional one, its frames make no regular grid,
+            or it holds values that no segment describes.
+    """
+    dataset = read_dataset(path, pixels=True)
+    labels = _labels(dataset)
+    kind = text_of(dataset, "SegmentationType")
+    if kind not in ("BINARY", "LABELMAP"):
+        stated = "fractional" if kind == "FRACTIONAL" else "of no known type"
+        raise ConversionError(
+            f"the segmentation is {stated}, expected a binary one or a label map; export it again as such"
+        )
+    if "PixelData" not in dataset:
+        raise ConversionError("the segmentation holds no pixel data, it may be truncated; get it again from its source")
+    wanted = {number: label for number, label in labels.items() if names is None or label in names}
+    used, volumes = _decode(dataset, list(wanted))
+    if not used <= {0, *labels}:
+        raise ConversionError(
+            f"the segmentation holds segments {sorted(used - {0, *labels})[:5]} that it does not describe, expected "
+            f"only {sorted(labels)[:5]}; export it again"
+        )
+    masks: dict[str, sitk.Image] = {}
+    for label, volume in zip(wanted.values(), volumes, strict=True):
+        mask = _to_image(volume)
+        masks[label] = sitk.Or(masks[label], mask) if label in masks else mask
+    return masks
+
+
+def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool) -> sitk.Image:
+    """Return a mask on the grid of an image.
+
+    Args:
+        mask: Volume of 0 and 1.
+        grid: A volume on the grid of the image; its values do not matter.
+        resample: Bring a mask from another lattice onto that of the image, nearest neighbour.
+
+    Returns:
+        A uint8 volume on ``grid``. If the voxels of the mask are voxels of the grid, also when it covers fewer slices
+        or runs through its axes in another order or direction, they are copied one by one.
+
+    Raises:
+        ConversionError: The mask lies on another lattice and must not be resampled, or marks something outside the
+            image.
+    """
+    steps, offset = _in_voxels_of(mask, grid)
+    rounded_steps, rounded_offset = np.rint(steps).astype(int), np.rint(offset).astype(int)
+    reach = np.array(mask.GetSize()) - 1
+    error = np.abs(offset - rounded_offset).max() + (np.abs(steps - rounded_steps) * reach).sum(axis=1).max()
+    # An axis with one slice has no step of its own.
+    used = reach > 0
+    is_lattice = error <= LATTICE_TOLERANCE and (np.abs(rounded_steps[:, used]).sum(axis=0) == 1).all()
+    marked = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
+    placed = np.zeros(grid.GetSize()[::-1], dtype=np.uint8)
+    if is_lattice:
+        indices = marked @ rounded_steps.T + rounded_offset
+        inside = ((indices >= 0) & (indices < grid.GetSize())).all(axis=1)
+        if not inside.all():
+            raise ConversionError(
+                f"{np.count_nonzero(~inside)} of {len(inside)} marked voxels lie outside the image, expected none; "
+                "find the image that belongs to the mask"
+            )
+        placed[tuple(indices.T[::-1])] = 1
+        image = sitk.GetImageFromArray(placed)
+        image.CopyInformation(grid)
+        return image
+    if not resample:
+        raise ConversionError(
+            f"the mask lies on another grid than the image: {_describe(mask)}, expected {_describe(grid)} or a part of "
+            "it; find the right partner, or add --resample-masks"
+        )
+    image = sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
+    if len(marked) and not sitk.GetArrayViewFromImage(image).any():
+        raise ConversionError("the mask marks nothing inside the image; find the image that belongs to the mask")
+    return image
+
+
+def _labels(dataset: pydicom.Dataset) -> dict[int, str]:
+    """Return the label of each segment by its number, the background of a label map apart."""
+    check_modality(dataset, "SEG")
+    numbers = [(number_of(segment, "SegmentNumber"), segment) for segment in dataset.get("SegmentSequence") or []]
+    labels = {number: text_of(segment, "SegmentLabel") for number, segment in numbers if number}
+    if not labels:
+        raise ConversionError("the segmentation describes no segment, it may be truncated; get it again")
+    return labels
+
+
+def _decode(dataset: pydicom.Dataset, numbers: Sequence[int]) -> tuple[set[int], list[highdicom.Volume]]:
+    """Return the numbers of all segments that are used, and the volume of each that is asked for."""
+    try:
+        with quiet():
+            if text_of(dataset, "SegmentationType") == "LABELMAP":
+                used = set(np.unique(dataset.pixel_array).tolist()) - {dataset.get("PixelPaddingValue")}
+            else:
+                groups = [*dataset.get("SharedFunctionalGroupsSequence", []), *dataset.PerFrameFunctionalGroupsSequence]
+                items = [item for group in groups for item in group.get("SegmentIdentificationSequence") or []]
+                used = {int(item.ReferencedSegmentNumber) for item in items}
+            segmentation = Segmentation.from_dataset(dataset, copy=False)
+            return used, [segmentation.get_volume(segment_numbers=[number], dtype=np.uint8) for number in numbers]
+    except (*PARSER_ERRORS, RuntimeError):
+        raise ConversionError(
+            "the frames of the segmentation cannot be decoded or make no regular grid, the file may be truncated; get "
+            "it again from its source, or export it on the grid of the image series"
+        ) from None
+
+
+def _to_image(volume: highdicom.Volume) -> sitk.Image:
+    """Return a volume of highdicom, axes (slice, row, column, segment), with slices along their normal."""
+    array, affine = volume.array[..., 0], np.array(volume.affine)
+    axes = affine[:3, [2, 1, 0]]  # mm for a step in column, row, slice
+    if np.linalg.det(axes) < 0:
+        affine[:3, 3] += axes[:, 2] * (len(array) - 1)
+        axes[:, 2] *= -1
+        array = array[::-1]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    spacing = np.linalg.norm(axes, axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((axes / spacing).ravel().tolist())
+    return image
+
+
+def _in_voxels_of(mask: sitk.Image, grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of the mask's axes (columns) and its origin in voxels of the grid, both in the order x, y, z."""
+    to_voxels = np.linalg.inv(_axes(grid))
+    return to_voxels @ _axes(mask), to_voxels @ np.subtract(mask.GetOrigin(), grid.GetOrigin())
+
+
+def _axes(image: sitk.Image) -> np.ndarray:
+    """Return mm for a step along each axis, as columns."""
+    return np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+
+
+def _describe(image: sitk.Image) -> str:
+    size = " x ".join(map(str, image.GetSize()))
+    spacing, origin, direction = (
+        "(" + ", ".join(f"{round(number, 4) + 0.0:g}" for number in numbers) + ")"
+        for numbers in (image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    )
+    return f"{size} voxels of {spacing} mm, origin {origin}, direction {direction}"

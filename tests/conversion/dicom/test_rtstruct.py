@@ -1,0 +1,235 @@
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, structure_names
+from nnunet_ad.conversion.dicom.series import find_masks, find_series, read_series
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_series
+
+SHAPE = (6, 20, 24)  # z, y, x
+
+
+@pytest.fixture
+def series(tmp_path, grid):
+    """Files of a made series on an oblique grid, and the image."""
+    files = write_series(tmp_path / "images", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 900, **grid)
+    return files, read_series(find_series(tmp_path / "images")[0])
+
+
+def to_mm(image, points, index):
+    """Return points (points, 2), in voxels (x, y), of a slice as points in mm."""
+    return [image.TransformContinuousIndexToPhysicalPoint((float(x), float(y), float(index))) for x, y in points]
+
+
+def rectangle(x_0, x_1, y_0, y_1):
+    """Return the corners of a rectangle that runs between the voxels before ``x_0`` and ``x_1``, and so in y."""
+    x_0, x_1, y_0, y_1 = x_0 - 0.5, x_1 - 0.5, y_0 - 0.5, y_1 - 0.5
+    return [(x_0, y_0), (x_1, y_0), (x_1, y_1), (x_0, y_1)]
+
+
+def array_of(image):
+    return sitk.GetArrayFromImage(image)
+
+
+def test_rectangles_become_boxes(tmp_path, series):
+    files, image = series
+    contours = {
+        "Organ": [to_mm(image, rectangle(2, 9, 4, 7), index) for index in (1, 2, 3)],
+        "Other": [to_mm(image, rectangle(15, 20, 10, 18), 5), to_mm(image, rectangle(5, 7, 1, 3), 5)],
+    }
+    write_rtstruct(tmp_path / "rt.dcm", files, contours)
+    masks = read_rtstruct(tmp_path / "rt.dcm", image)
+    assert list(masks) == structure_names(tmp_path / "rt.dcm") == ["Organ", "Other"]
+    expected = {name: np.zeros(SHAPE, np.uint8) for name in masks}
+    expected["Organ"][1:4, 4:7, 2:9] = 1
+    expected["Other"][5, 10:18, 15:20] = 1
+    expected["Other"][5, 1:3, 5:7] = 1
+    for name, mask in masks.items():
+        assert mask.GetPixelID() == sitk.sitkUInt8
+        assert (mask.GetSpacing(), mask.GetDirection()) == (image.GetSpacing(), image.GetDirection())
+        np.testing.assert_array_equal(array_of(mask), expected[name])
+
+
+def test_contour_within_a_contour_is_a_hole_and_a_third_an_island(tmp_path, series):
+    files, image = series
+    rings = [rectangle(2, 20, 2, 18), rectangle(5, 15, 5, 15), rectangle(8, 11, 8, 11)]
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Ring": [to_mm(image, ring, 2) for ring in rings]})
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[2, 2:18, 2:20], expected[2, 5:15, 5:15], expected[2, 8:11, 8:11] = 1, 0, 1
+    np.testing.assert_array_equal(array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Ring"]), expected)
+
+
+def test_ellipse_has_its_area_and_centre(tmp_path):
+    image = sitk.Image([120, 100, 3], sitk.sitkUInt8)
+    image.SetSpacing((0.5, 0.8, 3.0))
+    files = write_series(tmp_path / "images", np.ones((3, 4, 4)))
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    points = np.stack([31.3 + 20.2 * np.cos(angle), 37.7 + 13.1 * np.sin(angle), np.full(200, 3.0)], axis=1)
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Ellipse": [points]})
+    mask = array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Ellipse"])
+    assert mask.sum() * 0.5 * 0.8 == pytest.approx(np.pi * 20.2 * 13.1, rel=0.005)
+    z, y, x = np.argwhere(mask).mean(axis=0)
+    assert z == 1
+    assert (x * 0.5, y * 0.8) == pytest.approx((31.3, 37.7), abs=0.05)
+
+
+def test_the_grid_may_run_another_way(tmp_path, series):
+    """A reoriented image gets the same voxels marked."""
+    files, image = series
+    contours = [to_mm(image, rectangle(2, 9, 4, 7), index) for index in (1, 2, 3)]
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": contours})
+    straight = read_rtstruct(tmp_path / "rt.dcm", image)["Organ"]
+
+    def reorient(volume):
+        return sitk.Flip(sitk.PermuteAxes(volume, [2, 0, 1]), [True, False, True])
+
+    turned = read_rtstruct(tmp_path / "rt.dcm", reorient(image))["Organ"]
+    np.testing.assert_array_equal(array_of(turned), array_of(reorient(straight)))
+
+
+def test_structures_without_area_are_empty_and_those_of_one_name_are_united(tmp_path, series):
+    files, image = series
+    boxes = [to_mm(image, rectangle(2, 4, 2, 4), 1), to_mm(image, rectangle(8, 9, 2, 4), 2)]
+    contours = {"Organ": boxes[:1], "More": boxes[1:], "Nothing": [], "Line": [boxes[0][:2]]}
+    write_rtstruct(tmp_path / "rt.dcm", files, contours)
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    dataset.StructureSetROISequence[1].ROIName = "Organ"
+    dataset.save_as(tmp_path / "rt.dcm")
+    masks = read_rtstruct(tmp_path / "rt.dcm", image)
+    assert {name: array_of(mask).sum() for name, mask in masks.items()} == {"Organ": 6, "Nothing": 0, "Line": 0}
+    write_rtstruct(tmp_path / "points.dcm", files, {"Isocentre": [boxes[0][:1]]}, kind="POINT")
+    assert not array_of(read_rtstruct(tmp_path / "points.dcm", image)["Isocentre"]).any()
+
+
+def test_only_the_structures_asked_for(tmp_path, series):
+    """A structure that nobody wants, as the couch, may lie outside the image."""
+    files, image = series
+    contours = {
+        "Couch": [to_mm(image, rectangle(2, 9, 4, 7), 40)],
+        "Organ": [to_mm(image, rectangle(2, 4, 2, 4), 1)],
+    }
+    write_rtstruct(tmp_path / "rt.dcm", files, contours)
+    masks = read_rtstruct(tmp_path / "rt.dcm", image, names=["Organ"])
+    assert {name: array_of(mask).sum() for name, mask in masks.items()} == {"Organ": 4}
+    refused(tmp_path / "rt.dcm", image, "structure number 1 lies outside the image")
+
+
+def test_reference(tmp_path, series):
+    write_rtstruct(tmp_path / "rt.dcm", series[0], {"Organ": [np.eye(3)]})
+    assert referenced_series(tmp_path / "rt.dcm") == pydicom.dcmread(series[0][0]).SeriesInstanceUID
+    assert referenced_series(series[0][0]) is None
+
+
+# --- what is refused
+
+
+def refused(path, image, words):
+    with pytest.raises(ConversionError, match=words) as caught:
+        read_rtstruct(path, image)
+    message = str(caught.value)
+    assert "\n" not in message
+    for secret in (*PLANTED.values(), str(path.parent), path.name, "Plantedorgan"):
+        assert secret not in message
+
+
+def write_one(tmp_path, series, contours, **settings):
+    write_rtstruct(tmp_path / "rt.dcm", series[0], {"Plantedorgan": contours}, **settings)
+    return tmp_path / "rt.dcm"
+
+
+@pytest.mark.parametrize("index", [1.5, 2.3])
+def test_contour_between_slices(tmp_path, series, index):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index)])
+    refused(path, series[1], rf"lies {2.5 * abs(index - round(index)):.2f} mm off the nearest slice .*spacing 2.5 mm")
+
+
+def test_contour_across_slices(tmp_path, series):
+    points = to_mm(series[1], rectangle(2, 9, 4, 7), 1)[:2] + to_mm(series[1], rectangle(2, 9, 4, 7), 3)[2:]
+    flat = [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in (1, 2, 3)]
+    refused(write_one(tmp_path, series, [points, *flat]), series[1], "off the nearest slice")
+
+
+def test_contours_of_a_coarser_series(tmp_path, series):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in (0, 2, 4)])
+    refused(path, series[1], "lie in 3 slices, of which no two are neighbours")
+
+
+@pytest.mark.parametrize("shift", [(0, 0, 900), (900, 0, 0)])
+def test_contour_outside(tmp_path, series, shift):
+    points = np.add(to_mm(series[1], rectangle(2, 9, 4, 7), 1), shift)
+    refused(write_one(tmp_path, series, [points]), series[1], "outside the image, between")
+
+
+def test_image_instead_of_contours(series):
+    refused(series[0][0], series[1], "modality CT, expected RTSTRUCT")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("ContourData", ["1", "2", "3", "4"]), ("ContourGeometricType", "SPIRAL"), ("NumberOfContourPoints", 17)],
+)
+def test_damaged_contour(tmp_path, series, keyword, value):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), 1)])
+    dataset = pydicom.dcmread(path)
+    setattr(dataset.ROIContourSequence[0].ContourSequence[0], keyword, value)
+    dataset.save_as(path)
+    refused(path, series[1], "damaged|has 4 points, but states 17")
+
+
+def test_closed_contours_and_lines_in_one_structure(tmp_path, series):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in (1, 2)])
+    dataset = pydicom.dcmread(path)
+    dataset.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "OPEN_PLANAR"
+    dataset.save_as(path)
+    refused(path, series[1], "closed contours and points or open lines")
+
+
+def test_contours_of_a_structure_without_name(tmp_path, series):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), 1)])
+    dataset = pydicom.dcmread(path)
+    dataset.ROIContourSequence[0].ReferencedROINumber = 9
+    dataset.save_as(path)
+    refused(path, series[1], "structure number 9, which has no name")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.7, 0.9, 0.99])
+def test_truncated_contours(tmp_path, series, part):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in (1, 2, 3)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    refused(path, series[1], "truncated")
+
+
+# --- real files
+
+
+def contour_moments(path):
+    """Return area (mm²) and centroid (mm) of all closed contours together, by the shoelace formula."""
+    (item,) = pydicom.dcmread(path).ROIContourSequence
+    areas, centroids = [], []
+    for contour in item.ContourSequence:
+        x, y, z = np.reshape(np.array(contour.ContourData, float), (-1, 3)).T
+        cross = x * np.roll(y, -1) - np.roll(x, -1) * y
+        area = cross.sum() / 2
+        centre = [((each + np.roll(each, -1)) * cross).sum() / (6 * area) for each in (x, y)]
+        areas.append(abs(area))
+        centroids.append([*centre, z[0]])
+    return np.sum(areas), np.average(centroids, axis=0, weights=areas)
+
+
+@pytest.mark.parametrize("patient", ["pat_2", "pat_3"])
+def test_real_contours_keep_volume_and_centre(real, patient):
+    (series,), (contours,) = find_series(real / "rtstruct" / patient), find_masks(real / "rtstruct" / patient)
+    (path,) = contours.files
+    assert referenced_series(path) == series.uid
+    image = read_series(series)
+    ((name, mask),) = read_rtstruct(path, image).items()
+    assert [name] == structure_names(path)
+    area, centre = contour_moments(path)
+    spacing = np.array(mask.GetSpacing())
+    indices = np.argwhere(array_of(mask))[:, ::-1]
+    assert len(indices) * np.prod(spacing) == pytest.approx(area * spacing[2], rel=0.02)
+    found = mask.TransformContinuousIndexToPhysicalPoint(indices.mean(axis=0).tolist())
+    np.testing.assert_allclose(found, centre, atol=0.3)  # a third of a pixel

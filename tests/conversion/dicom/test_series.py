@@ -1,0 +1,486 @@
+import shutil
+import sys
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage, generate_uid
+
+from nnunet_ad.conversion import dicom
+from nnunet_ad.conversion.dicom.series import (
+    Series,
+    SeriesChoiceError,
+    choose_series,
+    find_masks,
+    find_series,
+    is_dicom,
+    read_series,
+)
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.testing.dicom_files import (
+    PLANTED,
+    write_multi_frame,
+    write_rtstruct,
+    write_segmentation,
+    write_series,
+)
+
+
+def read_only_series(folder):
+    (series,) = find_series(folder)
+    return read_series(series)
+
+
+def read_by_simpleitk(files):
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(file) for file in files])
+    return reader.Execute()
+
+
+def assert_same_geometry(image, expected, tolerance=1e-6):
+    assert image.GetSize() == expected.GetSize()
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(image, name)(), getattr(expected, name)(), rtol=0, atol=tolerance)
+
+
+def refused(folder, words):
+    """Check that reading the series of a folder fails with one sentence that shows nothing planted."""
+    with pytest.raises(ConversionError, match=words) as caught:
+        for series in find_series(folder):
+            read_series(series)
+    check_message(str(caught.value), folder)
+
+
+def check_message(message, folder):
+    assert "\n" not in message
+    for secret in (*PLANTED.values(), str(folder), "IM0", ".dcm"):
+        assert secret not in message, message
+
+
+def edit(file, **elements):
+    dataset = pydicom.dcmread(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword, value in elements.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        dataset.save_as(file)
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_values_are_rescaled_and_the_grid_is_kept(tmp_path, values, grid, modality):
+    write_series(tmp_path, values, **grid, modality=modality, slope=0.5, intercept=-3)
+    image = read_only_series(tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), values * 0.5 - 3)
+    assert image.GetPixelID() == sitk.sitkFloat32
+    assert not image.GetMetaDataKeys()
+    np.testing.assert_allclose(image.GetSpacing(), grid["spacing"], atol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), grid["origin"], atol=1e-6)
+    np.testing.assert_allclose(image.GetDirection(), grid["direction"], atol=1e-6)
+
+
+def test_each_slice_is_rescaled_by_its_own_slope(tmp_path, values):
+    files = write_series(tmp_path, values, modality="PT")
+    for index, file in enumerate(files):
+        edit(file, RescaleSlope=str(1 + 0.25 * index))
+    expected = values * (1 + 0.25 * np.arange(len(values)))[:, None, None]
+    np.testing.assert_allclose(sitk.GetArrayFromImage(read_only_series(tmp_path)), expected, rtol=1e-6)
+
+
+def test_geometry_is_that_of_simpleitk(tmp_path, values, grid):
+    files = write_series(tmp_path, values, **grid)
+    assert_same_geometry(read_only_series(tmp_path), read_by_simpleitk(files), tolerance=0)
+
+
+def test_files_are_sorted_along_the_normal(tmp_path, values, grid):
+    files = write_series(tmp_path, values, **grid)
+    assert files != sorted(files)
+    assert find_series(tmp_path)[0].files == tuple(files)
+
+
+def test_slices_stored_head_first_run_along_the_normal(tmp_path, values):
+    """The volume is the same whichever way the slices are numbered."""
+    write_series(tmp_path / "up", values)
+    write_series(tmp_path / "down", values[::-1], names="IM{:04d}.dcm")
+    for index, file in enumerate(sorted((tmp_path / "down").iterdir())):
+        edit(file, ImagePositionPatient=["0", "0", str(index)])
+    up, down = read_only_series(tmp_path / "up"), read_only_series(tmp_path / "down")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(up), sitk.GetArrayFromImage(down))
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_slices_are_decoded(tmp_path, values, syntax):
+    values = np.pad(values, ((0, 0), (0, 1), (0, 1)))
+    for file in write_series(tmp_path, values):
+        dataset = pydicom.dcmread(file)
+        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.save_as(file)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), values)
+
+
+def test_secondary_captures_keep_their_stated_grid(tmp_path, values, grid):
+    for file in write_series(tmp_path, values, **grid):
+        edit(file, SOPClassUID=SecondaryCaptureImageStorage, Modality="OT")
+    image = read_only_series(tmp_path)
+    np.testing.assert_allclose(image.GetSpacing(), grid["spacing"], atol=1e-6)
+    np.testing.assert_allclose(image.GetDirection(), grid["direction"], atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [3, 0, 5, 1, 4, 2]])
+def test_enhanced_multi_frame_is_the_same_volume_in_any_order_of_frames(tmp_path, values, grid, order):
+    write_multi_frame(tmp_path / "enhanced.dcm", values, **grid, slope=2, frame_order=order)
+    image = read_only_series(tmp_path)
+    expected = values * (2 + np.arange(len(values)))[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), expected)
+    np.testing.assert_allclose(image.GetSpacing(), grid["spacing"], atol=1e-6)
+    np.testing.assert_allclose(image.GetOrigin(), grid["origin"], atol=1e-6)
+    np.testing.assert_allclose(image.GetDirection(), grid["direction"], atol=1e-6)
+
+
+def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(tmp_path):
+    values = np.random.default_rng(1).integers(0, 9, (40, 4, 4))
+    for index, file in enumerate(write_series(tmp_path, values, spacing=(1, 1, 0.625))):
+        edit(file, ImagePositionPatient=["0", "0", f"{0.625 * index:.1f}"])
+    assert read_only_series(tmp_path).GetSpacing()[2] == pytest.approx(0.625, abs=0.003)
+
+
+def test_nothing_is_printed_logged_or_warned(tmp_path, values, capfd, caplog):
+    """Pydicom warns of the values it finds odd, here of an identifier in the place of a UID, which is read."""
+    files = write_series(tmp_path, values)
+    for file in files:
+        edit(file, SeriesInstanceUID="PLANTED-ID-4711")
+    capfd.readouterr()
+    caplog.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_only_series(tmp_path)
+    assert not caplog.records
+    files[2].write_bytes(files[2].read_bytes()[:-100])
+    with pytest.raises(ConversionError):
+        read_only_series(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- what is found
+
+
+def test_other_files_and_other_objects_are_passed_over(tmp_path, values):
+    files = write_series(tmp_path / "a" / "b", values, description="the one")
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff")
+    write_segmentation(tmp_path / "seg.dcm", files, {"organ": values > 500})
+    write_rtstruct(tmp_path / "rt.dcm", files, {"organ": [np.eye(3)]})
+    assert [series.description for series in find_series(tmp_path)] == ["the one"]
+    assert [series.modality for series in find_masks(tmp_path)] == ["SEG", "RTSTRUCT"]
+    assert not is_dicom(tmp_path / "notes.txt")
+    assert is_dicom(files[0])
+
+
+def test_series_come_in_the_order_of_their_numbers(tmp_path, values):
+    for number in (11, 2, 7):
+        write_series(tmp_path / str(number), values, number=number, description=f"series {number}")
+    edit_all = write_series(tmp_path / "none", values, description="no number")
+    for file in edit_all:
+        edit(file, SeriesNumber=None)
+    found = find_series(tmp_path)
+    assert [series.number for series in found] == [2, 7, 11, None]
+    assert found[-1].description == "no number"
+    assert all(len(series.files) == len(values) for series in found)
+
+
+def test_localizer_within_a_series_is_apart(tmp_path, values):
+    uid = generate_uid()
+    write_series(tmp_path, values, series_uid=uid, description="abdomen")
+    coronal = (1, 0, 0, 0, 0, 1, 0, -1, 0)
+    localizer = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    write_series(
+        tmp_path, values[:1], direction=coronal, series_uid=uid, elements=localizer, names="L{}.dcm", description="abdo"
+    )
+    series = find_series(tmp_path)
+    assert sorted((each.is_localizer, len(each.files)) for each in series) == [(False, 6), (True, 1)]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(choose_series(series, None))), values)
+    with pytest.raises(ConversionError, match="localizer"):
+        read_series(next(each for each in series if each.is_localizer))
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers"])
+def test_volumes_of_the_same_slices_in_one_series_are_told_apart(tmp_path, values, keyword):
+    uid = generate_uid()
+    for volume in (1, 2):
+        write_series(tmp_path, values * volume, series_uid=uid, names=f"v{volume}_{{}}.dcm", elements={keyword: volume})
+    found = find_series(tmp_path)
+    assert [series.description for series in found] == [f"made series [{keyword} {volume}]" for volume in (1, 2)]
+    with pytest.raises(SeriesChoiceError):
+        choose_series(found, None)
+    chosen = choose_series(found, rf"\[{keyword} 2\]")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(chosen)), values * 2)
+
+
+def test_volumes_that_nothing_tells_apart_are_refused(tmp_path, values):
+    uid = generate_uid()
+    for volume in (1, 2):
+        write_series(tmp_path, values * volume, series_uid=uid, names=f"v{volume}_{{}}.dcm")
+    refused(tmp_path, r"6 slice\(s\) lie where another one does, the first at 0.00 mm .* one slice a position")
+
+
+# --- what is chosen
+
+
+def make_series(description, **settings):
+    return Series("1.2", description, "MR", settings.pop("number", 1), ("file",) * 3, **settings)
+
+
+def test_choice_by_description():
+    series = [make_series("T1 post"), make_series("T2 FLAIR"), make_series("T2")]
+    assert choose_series(series, "flair") is series[1]
+    assert choose_series(series, "T2$") is series[2]
+    assert choose_series(series[:1], None) is series[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [(None, "found 2 DICOM series"), ("Planted", "2 match"), ("T9", "none match")]
+)
+def test_ambiguous_choice_lists_descriptions_in_private_only(pattern, words):
+    series = [make_series("Planted name T1", number=4), make_series("Planted name T2", number=None)]
+    with pytest.raises(SeriesChoiceError, match=words) as caught:
+        choose_series(series, pattern)
+    assert "4: 'Planted name T1', MR of 3 file(s); no number: 'Planted name T2'" in str(caught.value)
+    assert "--series-description REGEX" in caught.value.public_message
+    assert "MR of 3 file(s), MR of 3 file(s)" in caught.value.public_message
+    assert "Planted" not in caught.value.public_message
+
+
+def test_choice_without_series_and_with_a_broken_pattern():
+    with pytest.raises(ConversionError, match="no DICOM image series"):
+        choose_series([], None)
+    with pytest.raises(ConversionError, match="no regular expression"):
+        choose_series([make_series("T1")], "(")
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(("dropped", "gap"), [((2,), "from 102.50 to 107.50"), ((2, 3), "from 102.50 to 110.00")])
+def test_missing_slices(tmp_path, values, dropped, gap):
+    write_series(tmp_path, values, spacing=(1, 1, 2.5), origin=(0, 0, 100), drop_slices=dropped)
+    refused(
+        tmp_path, f"missing: {gap} mm along the slice normal .* gap of {2.5 * (len(dropped) + 1):.2f} mm, expected 2.50"
+    )
+
+
+def test_missing_slice_of_a_fine_stack(tmp_path, values):
+    """Positions are allowed to be rounded, but not to a whole slice."""
+    write_series(tmp_path, values, spacing=(0.1, 0.1, 0.1), drop_slices=[3])
+    refused(tmp_path, "gap of 0.20 mm, expected 0.10")
+
+
+def test_uneven_slices(tmp_path, values):
+    files = write_series(tmp_path, values, spacing=(1, 1, 2))
+    for index, file in enumerate(files):
+        edit(file, ImagePositionPatient=["0", "0", str(2 * index + (0.6 if index > 2 else 0))])
+    refused(tmp_path, "not evenly spaced: their distances run from 2.00 to 2.60 mm")
+
+
+def test_same_slice_twice(tmp_path, values):
+    files = write_series(tmp_path, values)
+    shutil.copy(files[3], tmp_path / "copy.dcm")
+    refused(tmp_path, r"1 slice\(s\) lie where another one does, the first at 3.00 mm")
+
+
+@pytest.mark.parametrize("angle", [0.5, 5, -14])
+def test_gantry_tilt(tmp_path, grid, angle):
+    values = np.random.default_rng(2).integers(0, 9, (12, 5, 5))
+    write_series(tmp_path, values, **grid, tilt=angle)
+    refused(tmp_path, f"sheared by {abs(angle):.2f} degrees .* tilted gantry")
+
+
+def test_one_slice_shifted_sideways(tmp_path, values):
+    files = write_series(tmp_path, values)
+    edit(files[2], ImagePositionPatient=["3", "0", "2"])
+    refused(tmp_path, "shifted sideways against each other by up to 3.00 mm")
+
+
+def test_mixed_orientations(tmp_path, values):
+    uid = generate_uid()
+    write_series(tmp_path, values, series_uid=uid)
+    sagittal = (0, 0, -1, 1, 0, 0, 0, -1, 0)
+    write_series(tmp_path, values[:4], direction=sagittal, series_uid=uid, names="S{}.dcm")
+    refused(tmp_path, r"2 orientations, \(1, 0, 0, 0, 1, 0\) in 6 slice\(s\) and \(0, 1, 0, 0, 0, -1\) in 4 slice")
+
+
+def test_orientation_that_is_none(tmp_path, values):
+    for file in write_series(tmp_path, values):
+        edit(file, ImageOrientationPatient=["1", "0", "0", "0.5", "1", "0"])
+    refused(tmp_path, "expected two orthogonal vectors of length 1")
+
+
+def test_mixed_sizes(tmp_path, values):
+    uid = generate_uid()
+    write_series(tmp_path, values[:3], series_uid=uid)
+    write_series(tmp_path, values[3:, :5], series_uid=uid, origin=(0, 0, 3), names="S{}.dcm")
+    refused(tmp_path, r"2 sizes in pixels, \(9, 7\) in 3 slice\(s\) and \(5, 7\) in 3 slice")
+
+
+def test_mixed_spacings(tmp_path, values):
+    edit(write_series(tmp_path, values)[4], PixelSpacing=["1.1", "1"])
+    refused(tmp_path, r"2 pixel spacings in mm, \(1, 1\) in 5 slice\(s\) and \(1.1, 1\) in 1")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_slices(tmp_path, values, count):
+    write_series(tmp_path, values[:count])
+    refused(tmp_path, rf"found {count} slice\(s\), expected at least 3")
+
+
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
+def test_slice_without_place(tmp_path, values, keyword):
+    edit(write_series(tmp_path, values)[0], **{keyword: None})
+    refused(tmp_path, f"states no valid {keyword}")
+
+
+@pytest.mark.parametrize("spacing", ["0", "-1"])
+def test_spacing_that_is_none(tmp_path, values, spacing):
+    for file in write_series(tmp_path, values):
+        edit(file, PixelSpacing=[spacing, spacing])
+    refused(tmp_path, "expected positive numbers")
+
+
+def test_colour(tmp_path, values):
+    for file in write_series(tmp_path, values):
+        pixels = np.zeros((9, 7, 3), np.uint8).tobytes()
+        edit(
+            file,
+            SamplesPerPixel=3,
+            PhotometricInterpretation="RGB",
+            PlanarConfiguration=0,
+            BitsAllocated=8,
+            BitsStored=8,
+            HighBit=7,
+            PixelData=pixels,
+        )
+    refused(tmp_path, "slice 1 of 6, .* in colour")
+
+
+def test_slice_without_pixels(tmp_path, values):
+    edit(write_series(tmp_path, values)[1], PixelData=None)
+    refused(tmp_path, "slice 2 of 6, .* no pixel data")
+
+
+@pytest.mark.parametrize("size", [140, 300, 600, -40, -1])
+def test_truncated_slice(tmp_path, values, size):
+    file = write_series(tmp_path, values)[4]
+    file.write_bytes(file.read_bytes()[:size])
+    refused(tmp_path, "truncated")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 200])
+def test_file_that_only_its_name_makes_dicom(tmp_path, values, content):
+    write_series(tmp_path, values)[5].write_bytes(content)
+    refused(tmp_path, "file 1 of 6 .* lacks the mark of DICOM")
+
+
+def test_slice_that_states_to_be_a_report(tmp_path, values):
+    """Passing it over would leave out a slice, and at the end of the stack nothing would show it."""
+    edit(write_series(tmp_path, values)[5], Modality="SR")
+    refused(tmp_path, "one series state the modalities SR and CT")
+
+
+def test_compression_that_is_not_decoded(tmp_path, values):
+    for file in write_series(tmp_path, values):
+        dataset = pydicom.dcmread(file)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+        dataset.save_as(file)
+    refused(tmp_path, "compressed by High-Throughput JPEG 2000.* pylibjpeg-openjpeg")
+
+
+def test_multi_frame_with_two_volumes(tmp_path, values):
+    write_multi_frame(tmp_path / "enhanced.dcm", values, frame_order=[0, 1, 2, 3, 0, 1, 2, 3])
+    refused(tmp_path, r"4 slice\(s\) lie where another one does")
+
+
+def test_multi_frame_without_places(tmp_path, values):
+    write_multi_frame(tmp_path / "enhanced.dcm", values)
+    edit(tmp_path / "enhanced.dcm", PerFrameFunctionalGroupsSequence=None)
+    refused(tmp_path, "does not state where its frames lie")
+
+
+def test_truncated_multi_frame(tmp_path, values):
+    write_multi_frame(tmp_path / "enhanced.dcm", values)
+    (tmp_path / "enhanced.dcm").write_bytes((tmp_path / "enhanced.dcm").read_bytes()[:-60])
+    refused(tmp_path, "truncated")
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_multi_frame_with_another_number_of_frames(tmp_path, values, count):
+    write_multi_frame(tmp_path / "enhanced.dcm", values)
+    edit(tmp_path / "enhanced.dcm", NumberOfFrames=count)
+    refused(tmp_path, "cannot be decoded|has 5 frames, but states the place of 6")
+
+
+def test_damaged_bytes_never_give_a_traceback(tmp_path, values):
+    """Flip bytes of the header of one slice: the volume is read, or a sentence says why not."""
+    files = write_series(tmp_path, values)
+    intact, rng = files[2].read_bytes(), np.random.default_rng(3)
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(intact[: rng.integers(100, len(intact))] if rng.random() < 0.3 else intact)
+        for place in rng.integers(128, len(damaged) - 252 if len(damaged) == len(intact) else len(damaged), 3):
+            damaged[place] ^= 1 << rng.integers(8)
+        files[2].write_bytes(damaged)
+        try:
+            read_series(choose_series(find_series(tmp_path), None))
+            outcomes.add("read")
+        except ConversionError as error:
+            outcomes.add("refused")
+            public = getattr(error, "public_message", str(error))
+            assert "\n" not in public
+            assert "IM0" not in public
+    assert outcomes == {"read", "refused"}
+
+
+def test_missing_packages(monkeypatch):
+    dicom.require_dicom()
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(ConversionError, match=r"pip install 'nnunet_ad\[dicom\]'"):
+        dicom.require_dicom()
+
+
+# --- real files
+
+
+def test_real_study_is_read_as_simpleitk_reads_it(real):
+    series = find_series(real / "brain_study")
+    assert [(each.description, each.number, len(each.files)) for each in series] == [
+        ("T1post", 11, 22),
+        ("T1pre_reg", 26401, 22),
+        ("FLAIR_reg", 36468, 22),
+        ("T2_reg", 37870, 22),
+        ("HippoCrop", None, 40),
+    ]
+    for each in series:
+        image = read_series(each)
+        assert not image.GetMetaDataKeys()
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(each.files[0].parent), each.uid)
+        expected = read_by_simpleitk(names)
+        assert_same_geometry(image, expected, tolerance=0)
+        np.testing.assert_array_equal(sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(expected))
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("slicecount", r"found 2 slice\(s\), expected at least 3, .* slices are missing"),
+        ("sliceorientation", r"2 orientations, \(.*\) in 2 slice\(s\) and \(.*\) in 2 slice\(s\)"),
+        ("gantrytilting", "sheared by 14.00 degrees"),
+    ],
+)
+def test_real_odd_series(real, folder, words):
+    refused(real / "odd" / folder, words)
