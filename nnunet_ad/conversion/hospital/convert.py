@@ -1,0 +1,259 @@
+"""From folders to a dataset: find, read and check everything, then write it, or say all that is wrong."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from nnunet_ad.conversion.cases import Case, Role, Volume
+from nnunet_ad.conversion.dataset import Dataset, Provenance
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.folds import Fold
+from nnunet_ad.conversion.hospital.cohort import check_cohort
+from nnunet_ad.conversion.hospital.findings import Finding, Severity, SourceError
+from nnunet_ad.conversion.hospital.groups import (
+    NO_DOMAIN,
+    look_up,
+    make_folds,
+    patient_of,
+    read_table,
+    test_patients_elsewhere,
+)
+from nnunet_ad.conversion.hospital.labels import read_labels
+from nnunet_ad.conversion.hospital.mapping import check_mapping_path, mapping_text, private_file
+from nnunet_ad.conversion.hospital.masks import MaskOptions
+from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
+from nnunet_ad.conversion.hospital.plan import PlannedCase, plan_cases
+from nnunet_ad.conversion.hospital.reading import Reading, digest
+from nnunet_ad.conversion.hospital.report import Report, write_report
+from nnunet_ad.conversion.hospital.sources import Rules, Source, find_sources
+from nnunet_ad.conversion.hospital.survey import SurveyedCase, channel_part, survey_cases
+from nnunet_ad.conversion.writer import check_target, write_dataset
+
+PROVENANCE_TEXT = "Images and masks of a hospital, converted without names; case names say nothing about patients."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a conversion came to.
+
+    Attributes:
+        surveyed: Every case that was found, with its findings.
+        dataset: The dataset of the good cases, or None where errors keep it from being written.
+        folder: The written dataset, or None.
+        report: The report.
+        reports: Its files, none if nothing was written.
+    """
+
+    surveyed: tuple[SurveyedCase, ...]
+    dataset: Dataset | None
+    folder: Path | None
+    report: Report
+    reports: tuple[Path, ...]
+
+
+def convert(options: Options) -> Outcome:
+    """Convert a hospital's folders.
+
+    Args:
+        options: What to convert, and how.
+
+    Returns:
+        What it came to. With errors in cases and without ``skip_bad`` nothing is written, but a report that was asked
+        for.
+
+    Raises:
+        ConversionError: A setting or a folder as a whole is wrong, no labelled case is good, or a file changed while it
+            was converted. Nothing is written then.
+    """
+    check = partial(check_target, options.dataset_id, options.name, options.overwrite)
+    if not options.dry_run:
+        check()
+    if options.mapping:
+        check_mapping_path(options.mapping, options.overwrite)
+    labels = read_labels(options.labels)
+    tables = {
+        column: read_table(path, column)
+        for column, path in (("patient", options.patients), ("domain", options.domains))
+        if path
+    }
+    channels = options.channels or (DEFAULT_CHANNEL,)
+    rules = Rules(channels, options.image_patterns, options.series_patterns, options.mask_pattern, labels)
+    cases = plan_cases(options.name, _find_all(options, rules), options.frames)
+    reading = Reading(
+        options.resample_channels,
+        options.reorient,
+        MaskOptions(labels, options.resample_masks, options.later_wins),
+    )
+    with_report = not options.dry_run or options.report is not None
+    surveyed = survey_cases(cases, reading, channels, options.min_size, with_report)
+    patients = _assign_patients(surveyed, options, tables.get("patient"))
+    domains = _assign_domains(surveyed, tables.get("domain"))
+    check_cohort(surveyed, domains, channels, options.accept_outliers)
+
+    good = [each for each in surveyed if each.is_good]
+    is_refused = len(good) < len(surveyed) and not options.skip_bad
+    if not is_refused and not any(each.case.role is Role.LABELED for each in good):
+        is_refused = True
+    dataset = None
+    if not is_refused:
+        dataset = _describe(options, good, reading, patients, domains)
+    report = Report.of(options, surveyed, domains, labels, dataset)
+    if dataset is None or options.dry_run:
+        reports = write_report(report, options.report) if options.report and not options.dry_run else ()
+        return Outcome(tuple(surveyed), dataset, None, report, reports)
+    with ExitStack() as stack:
+        if options.mapping:
+            stack.enter_context(private_file(options.mapping, mapping_text(surveyed, patients)))
+        folder = write_dataset(dataset, options.overwrite)
+    return Outcome(tuple(surveyed), dataset, folder, report, write_report(report, options.report or folder))
+
+
+def _find_all(options: Options, rules: Rules) -> list[Source]:
+    folders = ((Role.LABELED, options.labeled), (Role.UNLABELED, options.unlabeled), (Role.TEST, options.test))
+    sources: list[Source] = []
+    for role, folder in folders:
+        if folder is None:
+            continue
+        if not folder.is_dir():
+            raise ConversionError(f"--{role}: there is no such folder; give another one")
+        sources += find_sources(folder, role, rules)
+    return sources
+
+
+def _assign_patients(
+    surveyed: Sequence[SurveyedCase], options: Options, table: dict[str, str] | None
+) -> dict[str, str]:
+    """Return the patient of each case, and find test patients that have other cases."""
+    patients = {}
+    for each in surveyed:
+        try:
+            patients[each.case.name] = patient_of(each.case.source, options.patient_regex, table)
+        except ConversionError as error:
+            patients[each.case.name] = f"{each.case.role}/{each.case.source.name}"
+            each.findings.append(Finding.of(error, each.case.name, "patient", each.case.source.paths))
+    roles = {each.case.name: each.case.role for each in surveyed}
+    elsewhere = test_patients_elsewhere(roles, patients)
+    for each in surveyed:
+        if others := elsewhere.get(each.case.name):
+            words = (
+                f"the patient of this test case also has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''} "
+                "for training, expected test patients in --test only; move or remove the case"
+            )
+            each.findings.append(Finding(each.case.name, "patient", words, words, paths=each.case.source.paths))
+    return patients
+
+
+def _assign_domains(surveyed: Sequence[SurveyedCase], table: dict[str, str] | None) -> dict[str, str]:
+    domains = {}
+    for each in surveyed:
+        domains[each.case.name] = NO_DOMAIN
+        if table is not None:
+            try:
+                domains[each.case.name] = look_up(each.case.source, table, "domain")
+            except ConversionError as error:
+                each.findings.append(Finding.of(error, each.case.name, "domain", each.case.source.paths))
+    return domains
+
+
+def _describe(
+    options: Options,
+    good: Sequence[SurveyedCase],
+    reading: Reading,
+    patients: dict[str, str],
+    domains: dict[str, str],
+) -> Dataset:
+    """Describe the dataset of the good cases."""
+    names = {role: [each.case.name for each in good if each.case.role is role] for role in Role}
+    folds = make_folds(names[Role.LABELED], names[Role.UNLABELED], patients, options.num_folds, options.seed)
+    channel_names = options.channels or (options.modality or _stated_modality(good) or DEFAULT_CHANNEL,)
+    return Dataset(
+        dataset_id=options.dataset_id,
+        name=options.name,
+        channel_names=channel_names,
+        labels=reading.masks.labels.numbers,
+        cases=tuple(_case(each, reading, channel_names, domains[each.case.name]) for each in good),
+        folds=folds,
+        provenance=Provenance(options.name, PROVENANCE_TEXT, "", ""),
+        setting="semi-supervised" if names[Role.UNLABELED] else "supervised",
+        notes=_notes(options, folds, names[Role.UNLABELED], channel_names),
+    )
+
+
+def _stated_modality(good: Sequence[SurveyedCase]) -> str | None:
+    """Return the modality that DICOM states for every case, or None if one states none or another."""
+    stated = {each.channels[0].modality for each in good}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _notes(
+    options: Options, folds: Sequence[Fold], unlabeled: Sequence[str], channel_names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return what was decided about the volumes."""
+    notes = [f"channels: {', '.join(channel_names)}; nnU-Net normalises CT by the training cases, others one by one"]
+    notes += [
+        words
+        for is_chosen, words in (
+            (options.resample_channels, "channels on another grid were resampled onto that of the first, linearly"),
+            (options.resample_masks, "masks on another grid were resampled onto that of the image, nearest neighbour"),
+            (options.later_wins, "where structures overlap, the later one of the label list was kept"),
+            (options.reorient, f"axes were swapped and flipped to {options.reorient}; no voxel was changed"),
+            (options.accept_outliers, "cases unlike the rest in spacing, intensities or orientation were accepted"),
+            (options.frames is not None, "volumes of 4-D files are cases of their own"),
+            (not unlabeled, "there are no unlabelled cases, which nnUNetTrainerAD needs"),
+        )
+        if is_chosen
+    ]
+    num_unused = sum(len(unlabeled) - len(fold.unlabeled) for fold in folds)
+    if num_unused:
+        notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")
+    return tuple(notes)
+
+
+def _case(each: SurveyedCase, reading: Reading, channel_names: tuple[str, ...], domain: str) -> Case:
+    case = each.case
+    channels = tuple(
+        Volume(channel_part(index, channel_names), partial(_read_channel, each, index, reading))
+        for index in range(len(case.channels))
+    )
+    label = Volume("mask", partial(_read_mask, each, reading)) if case.mask else None
+    return Case(case.name, case.role, domain, channels, label)
+
+
+def _read_channel(each: SurveyedCase, index: int, reading: Reading) -> sitk.Image:
+    with _public_words():
+        image = reading.finish(reading.channel(each.case, index, each.source_grid if index else None))
+    _check_unchanged(image, each.channels[index].digest)
+    return image
+
+
+def _read_mask(each: SurveyedCase, reading: Reading) -> sitk.Image:
+    assert each.source_grid is not None
+    with _public_words():
+        mask = reading.finish(reading.mask(each.case, each.source_grid).image)
+    _check_unchanged(mask, each.mask_digest)
+    return mask
+
+
+@contextmanager
+def _public_words() -> Iterator[None]:
+    """Let errors through without names from the source, since the writer quotes them."""
+    try:
+        yield
+    except SourceError as error:
+        raise ConversionError(error.public_message) from None
+
+
+def _check_unchanged(volume: sitk.Image, expected: str | None) -> None:
+    if digest(volume) != expected:
+        raise ConversionError("the file changed since it was checked, expected it to stay; run the command again")
+
+
+def errors_of(surveyed: Sequence[SurveyedCase]) -> list[tuple[PlannedCase, Finding]]:
+    """Return every error with its case."""
+    return [
+        (each.case, finding) for each in surveyed for finding in each.findings if finding.severity is Severity.ERROR
+    ]

@@ -1,0 +1,253 @@
+"""One NIfTI, NRRD or MHA file: whether it is whole and undamaged, and its volumes.
+
+The library that reads volumes stops where the voxels end, before the checksum of a compressed file. So the checksums
+are compared here: a damaged file must not pass as an image.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import acos, degrees, prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from nnunet_ad.conversion.errors import ConversionError
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+MAX_COSINE = 1e-3  # between axes that are called perpendicular
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_HEADER_BYTES = 1 << 20
+_CHUNK = 1 << 20  # bytes, a multiple of every number's length
+_DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
+
+
+def image_suffix(path: Path) -> str | None:
+    """Return the ending that makes a file an image file, or None."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without the ending of an image file, or without its last ending."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def check_intact(path: Path) -> None:
+    """Check that a file holds all its bytes, and that they are those that were compressed.
+
+    Raises:
+        ConversionError: The file cannot be opened, is truncated or damaged, or is a NIfTI file with values that are not
+            finite or axes that are not perpendicular, which the library that reads it would hide or refuse.
+    """
+    with _damage_as_error():
+        match image_suffix(path):
+            case ".nrrd":
+                _check_nrrd(path)
+            case ".mha":
+                _check_mha(path)
+            case _:
+                _check_nifti(path)
+
+
+def num_frames(path: Path) -> int:
+    """Return the number of volumes in a file by its header.
+
+    Raises:
+        ConversionError: The header cannot be read.
+    """
+    size = _header(path).GetSize()
+    return prod(size[3:])
+
+
+def read_file(path: Path, frame: int | None) -> sitk.Image:
+    """Read one scalar 3-D volume.
+
+    Args:
+        path: The file.
+        frame: Number of the volume, from 0; None for a file with a single one.
+
+    Raises:
+        ConversionError: The file cannot be read, holds several volumes and no frame was chosen, has no such frame, its
+            voxels are no single real numbers, or its axes are not perpendicular.
+    """
+    reader = _header(path)
+    size = reader.GetSize()
+    if reader.GetNumberOfComponents() != 1 or "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise ConversionError(
+            f"a voxel holds {reader.GetNumberOfComponents()} value(s) of the type "
+            f"{sitk.GetPixelIDValueAsString(reader.GetPixelID())}, expected one real number; export the volume again "
+            "without colours or components"
+        )
+    frames = prod(size[3:])
+    if len(size) < 3 or len(size) > 4:
+        raise ConversionError(f"found {len(size)} dimensions, expected 3; give a volume")
+    if frame is None and frames > 1:
+        raise ConversionError(
+            f"found 4 dimensions with {frames} volumes, expected one 3-D volume; choose by --frames, as in --frames 0"
+        )
+    if frame is not None and not 0 <= frame < frames:
+        raise ConversionError(f"the file has {frames} volume(s), numbered from 0, hence no {frame}; change --frames")
+    if len(size) == 4:
+        reader.SetExtractSize([*size[:3], 0])
+        reader.SetExtractIndex([0, 0, 0, frame or 0])
+    try:
+        image = reader.Execute()
+    except RuntimeError:
+        raise ConversionError(_DAMAGED) from None
+    _check_perpendicular(np.reshape(image.GetDirection(), (3, 3)))
+    if image_suffix(path) in (".nii", ".nii.gz"):
+        _check_one_geometry(path, image)
+    return image
+
+
+@contextmanager
+def _damage_as_error() -> Iterator[None]:
+    damage = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError)
+    try:
+        yield
+    except damage:
+        raise ConversionError(_DAMAGED) from None
+    except OSError as error:  # its words would name the path
+        raise ConversionError(f"the file cannot be opened ({error.strerror}); check its permissions") from None
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        raise ConversionError(_DAMAGED) from None
+    return reader
+
+
+def _check_nifti(path: Path) -> None:
+    image: Any = nib.load(path)
+    voxels, header = image.dataobj, image.header
+    num_bytes, num_bad = 0, 0
+    with path.open("rb") as file:
+        is_compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        stream: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if is_compressed else file
+        stream.read(voxels.offset)
+        for chunk in iter(lambda: stream.read(_CHUNK), b""):
+            num_bytes += len(chunk)
+            num_bad += _num_not_finite(chunk, voxels.dtype)
+    if num_bytes < prod(voxels.shape) * voxels.dtype.itemsize:
+        raise EOFError
+    if num_bad:  # the library that reads the volume would put zeros there
+        raise ConversionError(
+            f"the file has {num_bad} NaN or infinite value(s), expected finite ones; repair or replace the file"
+        )
+    if header["sform_code"] > 0:
+        _check_perpendicular(header.get_sform()[:3, :3])
+
+
+def _num_not_finite(chunk: bytes, dtype: np.dtype) -> int:
+    """Return how many values are not finite; what follows the last whole value is passed over."""
+    if dtype.kind != "f":
+        return 0
+    values = np.frombuffer(chunk, dtype, len(chunk) // dtype.itemsize)
+    return values.size - int(np.count_nonzero(np.isfinite(values)))
+
+
+def _check_perpendicular(axes: np.ndarray) -> None:
+    """Check the columns of a matrix; a tilted gantry leaves them oblique to each other.
+
+    Raises:
+        ConversionError: They are not perpendicular, or one of them is 0 or not finite.
+    """
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise ConversionError("the header gives an axis no length or direction; export the file again")
+    cosines = (axes / lengths).T @ (axes / lengths) - np.eye(3)
+    worst = float(np.abs(cosines).max())
+    if worst > MAX_COSINE:
+        raise ConversionError(
+            f"the axes of the grid are {degrees(acos(min(1.0, worst))):.1f} degrees apart, expected 90, as a tilted "
+            "gantry or a registration leaves them; resample the volume onto a rectangular grid"
+        )
+
+
+def _check_one_geometry(path: Path, image: sitk.Image) -> None:
+    """Check that both of a NIfTI header's statements of the geometry, where there are two, say the same.
+
+    Raises:
+        ConversionError: They differ.
+    """
+    stated: Any = nib.load(path)
+    header = stated.header
+    if header["sform_code"] == 0 or header["qform_code"] == 0:
+        return
+    for affine in (header.get_sform(), header.get_qform()):
+        axes = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]  # NIfTI's x and y run the other way
+        expected = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+        corner = np.array([*(np.array(image.GetSize()) - 1), 1.0])
+        read = np.column_stack([expected, image.GetOrigin()])
+        if np.abs((axes - read) @ corner).max() > 0.1 * min(image.GetSpacing()):
+            raise ConversionError(
+                "the header states two positions of the volume that differ (qform and sform), expected one; "
+                "export the file again, or remove the wrong one"
+            )
+
+
+def _check_nrrd(path: Path) -> None:
+    with path.open("rb") as file:
+        fields = {}
+        for line in _header_lines(file):
+            if not line.strip():
+                break
+            key, _, value = line.partition(": ")
+            fields[key.strip().lower()] = value.strip().lower()
+        if "data file" in fields or "datafile" in fields:
+            raise ConversionError("the voxels are in another file than the header; export one NRRD file")
+        if fields.get("encoding") in ("gzip", "gz"):
+            _count(gzip.GzipFile(fileobj=file))
+
+
+def _check_mha(path: Path) -> None:
+    with path.open("rb") as file:
+        fields = {}
+        for line in _header_lines(file):
+            key, _, value = line.partition("=")
+            fields[key.strip().lower()] = value.strip().lower()
+            if key.strip().lower() == "elementdatafile":
+                break
+        if fields.get("elementdatafile") != "local":
+            raise ConversionError("the voxels are in another file than the header; export one MHA file")
+        if fields.get("compresseddata") == "true":
+            _inflate(file)
+        else:
+            size = [int(extent) for extent in fields.get("dimsize", "").split() if extent.isdecimal()]
+            types = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
+            width = types.get(fields.get("elementtype", "").removeprefix("met_"), 1)
+            if path.stat().st_size - file.tell() < prod(size) * width:
+                raise EOFError
+
+
+def _header_lines(file: BinaryIO) -> Iterator[str]:
+    """Yield the lines of a text header; the file stands behind the line that was yielded last."""
+    while line := file.readline(MAX_HEADER_BYTES):
+        yield line.decode("latin-1").rstrip("\r\n")
+
+
+def _count(stream: gzip.GzipFile) -> int:
+    """Read a compressed stream to its end, which compares its checksum, and return its length."""
+    return sum(len(chunk) for chunk in iter(lambda: stream.read(_CHUNK), b""))
+
+
+def _inflate(file: BinaryIO) -> None:
+    """Read a zlib stream to its end, which compares its checksum."""
+    stream = zlib.decompressobj()
+    for chunk in iter(lambda: file.read(_CHUNK), b""):
+        stream.decompress(chunk)
+    if not stream.eof:
+        raise EOFError

@@ -1,0 +1,138 @@
+"""``labels.json``: which value of a label map, which file, segment or contour is which structure.
+
+::
+
+    {"liver": 1, "tumour": [2, 3]}                                     values in the label maps
+    {"liver": {"value": 1, "sources": ["Liver", "liver_*.nii.gz"]},    and names of files, segments or contours
+     "background": {"value": 7, "sources": ["Table"]}}                 what is to be left out
+
+In the dataset the structures are numbered from 1 in the order of the file, and one called ``ignore`` comes last.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from nnunet_ad.conversion.errors import ConversionError
+
+BACKGROUND, IGNORE = "background", "ignore"
+ANYTHING = "*"  # as a source of the background: whatever has no other name
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure.
+
+    Attributes:
+        name: Its name in the dataset.
+        values: Its values in label maps.
+        sources: Names of binary files, segments or contours, with ``*`` and ``?`` as in file names.
+    """
+
+    name: str
+    values: tuple[int, ...]
+    sources: tuple[str, ...]
+
+    def is_called(self, name: str) -> bool:
+        """Return whether a file, segment or contour of this name is this structure, whatever the case."""
+        return any(fnmatchcase(name.casefold(), source.casefold()) for source in self.sources if source != ANYTHING)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All structures in the order of their values in the dataset, from 1, and what is background."""
+
+    structures: tuple[Structure, ...]
+    background: Structure
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Value in the dataset of each name, ``background`` first."""
+        return {BACKGROUND: 0} | {structure.name: index for index, structure in enumerate(self.structures, 1)}
+
+    @property
+    def values(self) -> dict[int, int]:
+        """Value in the dataset of each value in label maps."""
+        mapping = dict.fromkeys(self.background.values, 0)
+        return mapping | {value: self.numbers[each.name] for each in self.structures for value in each.values}
+
+    def number_of(self, names: Iterable[str]) -> int | None:
+        """Return the value in the dataset of what is called by one of these names, or None."""
+        for name in names:
+            for structure in (*self.structures, self.background):
+                if structure.is_called(name):
+                    return self.numbers[structure.name]
+        return None
+
+    @property
+    def ignores_others(self) -> bool:
+        """Whether segments, contours and binary files without a name are background."""
+        return ANYTHING in self.background.sources
+
+
+def read_labels(path: Path) -> Labels:
+    """Read ``labels.json``.
+
+    Raises:
+        ConversionError: The file is missing or not as documented.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+    except OSError as error:
+        raise ConversionError(f"--labels: the file cannot be read ({error.strerror}); give a JSON file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConversionError(
+            f'--labels: the file is no JSON ({error}); write it as in {{"liver": 1, "tumour": 2}}'
+        ) from None
+    if not isinstance(content, dict):
+        raise ConversionError('--labels: expected names with values, as in {"liver": 1, "tumour": 2}')
+    structures = [_structure(name, entry) for name, entry in content.items()]
+    background = next((each for each in structures if each.name == BACKGROUND), Structure(BACKGROUND, (), ()))
+    background = Structure(BACKGROUND, tuple({0, *background.values}), background.sources)
+    named = sorted((each for each in structures if each.name != BACKGROUND), key=lambda each: each.name == IGNORE)
+    if not [each for each in named if each.name != IGNORE]:
+        raise ConversionError("--labels: there is no structure in it; name at least one")
+    labels = Labels(tuple(named), background)
+    _check_unique([value for each in (*named, background) for value in each.values], "the value")
+    _check_unique([source.casefold() for each in (*named, background) for source in each.sources], "the source")
+    return labels
+
+
+def _structure(name: str, entry: Any) -> Structure:
+    if not name.strip():
+        raise ConversionError("--labels: a structure has an empty name; give it one")
+    if not isinstance(entry, dict):
+        entry = {"value": entry}
+    if unknown := set(entry) - {"value", "sources"}:
+        raise ConversionError(f"--labels: {name!r} has {sorted(unknown)}, expected only 'value' and 'sources'")
+    values = _as_list(entry.get("value", []))
+    sources = _as_list(entry.get("sources", []))
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise ConversionError(f"--labels: the value of {name!r} is {entry['value']!r}, expected whole numbers")
+    if not all(isinstance(source, str) and source for source in sources):
+        raise ConversionError(f"--labels: the sources of {name!r} are {entry['sources']!r}, expected names")
+    if name != BACKGROUND:
+        if 0 in values:
+            raise ConversionError(f"--labels: {name!r} has the value 0, which is the background; give its value")
+        if ANYTHING in sources:
+            raise ConversionError(f"--labels: {name!r} has the source '*', which only the background may have")
+        sources = list(dict.fromkeys([name, *sources]))
+    return Structure(name, tuple(values), tuple(sources))
+
+
+def _as_list(entry: Any) -> list[Any]:
+    return entry if isinstance(entry, list) else [entry]
+
+
+def _check_unique(items: list[Any], what: str) -> None:
+    repeated = sorted({item for item in items if items.count(item) > 1})
+    if repeated:
+        raise ConversionError(f"--labels: {what} {repeated[0]!r} is given twice; give it to one structure")
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_unique([key for key, _ in pairs], "the name")
+    return dict(pairs)

@@ -1,0 +1,286 @@
+"""The mask files of a case as one label map in the dataset's values, on the grid of the images.
+
+A single file that no structure is named after is a label map. Otherwise each file is a structure's binary mask, or all
+are DICOM-SEG or RTSTRUCT objects, whose segments and contours have names.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.hospital.files import check_intact, image_suffix, read_file, stem
+from nnunet_ad.conversion.hospital.findings import SourceError
+from nnunet_ad.conversion.hospital.grid import Grid, on_grid
+from nnunet_ad.conversion.hospital.labels import Labels
+from nnunet_ad.conversion.hospital.names import split_mask_name
+from nnunet_ad.conversion.volumes import map_label_values
+
+MAX_VOLUME_CHANGE = 0.1  # of a structure by resampling, above which a case carries a warning
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """How masks are read.
+
+    Attributes:
+        labels: The structures.
+        resample: Bring masks on another grid onto that of the image, nearest neighbour.
+        later_wins: Where structures overlap, the later one in ``labels.json`` counts; otherwise that is an error.
+    """
+
+    labels: Labels
+    resample: bool
+    later_wins: bool
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A label map, and what the user should know about it."""
+
+    image: sitk.Image
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """The mask files of one case.
+
+    Attributes:
+        files: The files, at least one.
+        case: The name of the case in the input, which file names may begin with.
+        frame: Number of the volume in a 4-D file, or None.
+    """
+
+    files: tuple[Path, ...]
+    case: str
+    frame: int | None = None
+
+    def check_intact(self) -> None:
+        """Check that the files are whole; DICOM objects are checked when they are read.
+
+        Raises:
+            ConversionError: One is not.
+        """
+        for file in self.files:
+            if image_suffix(file) is not None:
+                with _counted(file, self.files):
+                    check_intact(file)
+
+    def read(self, grid: Grid, options: MaskOptions) -> Mask:
+        """Read the label map.
+
+        Args:
+            grid: The grid of the images.
+            options: How masks are read.
+
+        Returns:
+            A uint8 volume on ``grid``.
+
+        Raises:
+            ConversionError: A file cannot be read or is on another grid, a value or name is not in ``labels.json``,
+                structures overlap, or nothing is marked.
+        """
+        numbers = [self._number_of(file, options.labels) for file in self.files]
+        if len(self.files) == 1 and numbers == [None] and image_suffix(self.files[0]) is not None:
+            return self._read_label_map(grid, options)
+        composed = _Composition(grid, options)
+        warnings: list[str] = []
+        for file, number in zip(self.files, numbers, strict=True):
+            with _counted(file, self.files):
+                for structure in self._structures(file, number, grid, options):
+                    warnings += composed.add(structure)
+        return Mask(composed.image(), tuple(dict.fromkeys(warnings)))
+
+    def _number_of(self, file: Path, labels: Labels) -> int | None:
+        """Return the structure that a file is named after."""
+        if image_suffix(file) is None:
+            return None
+        name = stem(file)
+        names = [file.name, name, split_mask_name(name, labels)[1] or ""]
+        if name.startswith(self.case):
+            names.append(name[len(self.case) :].lstrip("_-. "))
+        return labels.number_of(each for each in names if each)
+
+    def _read_label_map(self, grid: Grid, options: MaskOptions) -> Mask:
+        if not any(structure.values for structure in options.labels.structures):
+            raise ConversionError(
+                "the mask is a label map, but labels.json gives no structure a value; add them, as in "
+                '{"liver": {"value": 1}}'
+            )
+        image = self._read_file(self.files[0])
+        _check_whole_numbers(image)
+        image, warnings = _bring_to(image, grid, options.resample)
+        return Mask(map_label_values(image, options.labels.values), warnings)
+
+    def _structures(
+        self, file: Path, number: int | None, grid: Grid, options: MaskOptions
+    ) -> Iterator["_MarkedStructure"]:
+        """Yield the structures that a file marks."""
+        if image_suffix(file) is not None:
+            if number is None and not options.labels.ignores_others:
+                raise SourceError(
+                    f"one of {len(self.files)} mask files is named after no structure of labels.json; name the file, "
+                    "or add its name to the sources of a structure or of the background",
+                    file.name,
+                )
+            if number:
+                image = self._read_file(file)
+                _check_binary(image)
+                image, warnings = _bring_to(image, grid, options.resample)
+                yield _MarkedStructure(number, sitk.GetArrayFromImage(image) != 0, warnings)
+            return
+        yield from _read_dicom(file, grid, options)
+
+    def _read_file(self, file: Path) -> sitk.Image:
+        return read_file(file, self.frame)
+
+
+@dataclass(frozen=True)
+class _MarkedStructure:
+    """The voxels of one structure, by its number in the dataset, and warnings about how they came about."""
+
+    number: int
+    voxels: NDArray[np.bool_]
+    warnings: tuple[str, ...]
+
+
+class _Composition:
+    """A label map to which structures are added one by one, in any order."""
+
+    def __init__(self, grid: Grid, options: MaskOptions):
+        self._grid, self._options = grid, options
+        self._values = np.zeros(grid.size[::-1], dtype=np.uint8)
+
+    def add(self, structure: "_MarkedStructure") -> list[str]:
+        """Mark a structure and return warnings.
+
+        Raises:
+            ConversionError: It overlaps another one, and neither may win.
+        """
+        name = _name(structure.number, self._options.labels)
+        if not structure.voxels.any():
+            return [*structure.warnings, f"the mask of {name} marks no voxel; check that this case has none"]
+        others = structure.voxels & (self._values != 0) & (self._values != structure.number)
+        num_overlapping = int(np.count_nonzero(others))
+        if num_overlapping and not self._options.later_wins:
+            other = _name(int(self._values[others][0]), self._options.labels)
+            raise ConversionError(
+                f"{num_overlapping} voxel(s) are both {name} and {other}, expected one structure a voxel; mend the "
+                "masks, or add --overlaps later, so that the later one in labels.json counts there"
+            )
+        self._values[structure.voxels & (self._values <= structure.number)] = structure.number
+        return list(structure.warnings)
+
+    def image(self) -> sitk.Image:
+        """Return the label map.
+
+        Raises:
+            ConversionError: No voxel is marked.
+        """
+        if not self._values.any():
+            raise ConversionError("the mask is empty, no voxel is marked; repair or replace the mask")
+        return on_grid(sitk.GetImageFromArray(self._values), self._grid)
+
+
+def _read_dicom(file: Path, grid: Grid, options: MaskOptions) -> Iterator[_MarkedStructure]:
+    """Yield the structures of a DICOM-SEG or RTSTRUCT that have a name in ``labels.json``."""
+    from nnunet_ad.conversion.dicom import require_dicom
+
+    require_dicom()
+    from nnunet_ad.conversion.dicom.files import modality_of, read_dataset
+    from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, structure_names
+    from nnunet_ad.conversion.dicom.segmentation import place_on_grid, read_segmentation, segment_names
+
+    has_contours = modality_of(read_dataset(file, ("Modality",))) == "RTSTRUCT"
+    found = structure_names(file) if has_contours else segment_names(file)
+    numbers = {name: options.labels.number_of([name]) for name in found}
+    unnamed = [name for name, number in numbers.items() if number is None]
+    if unnamed and not options.labels.ignores_others:
+        raise SourceError(
+            f"{len(unnamed)} of {len(found)} {'contours' if has_contours else 'segments'} have no name in labels.json; "
+            "add their names to the sources of a structure or of the background, or '*' to those of the background to "
+            "leave all others out",
+            ", ".join(repr(name) for name in unnamed),
+        )
+    wanted = {name: number for name, number in numbers.items() if number}
+    template = grid.empty_image()
+    volumes = read_rtstruct(file, template, wanted) if has_contours else read_segmentation(file, wanted)
+    for name, volume in volumes.items():
+        placed = volume if has_contours else place_on_grid(volume, template, options.resample)
+        warnings = _changed(volume, placed, _name(wanted[name], options.labels))
+        yield _MarkedStructure(wanted[name], sitk.GetArrayFromImage(placed) != 0, warnings)
+
+
+@contextmanager
+def _counted(file: Path, files: Sequence[Path]) -> Iterator[None]:
+    """Say in front of an error in which of several mask files it is, by number, and in private by name."""
+    try:
+        yield
+    except ConversionError as error:
+        if len(files) == 1:
+            raise
+        public = getattr(error, "public_message", str(error))
+        details = file.name if public == str(error) else f"{file.name}: {error}"
+        raise SourceError(f"mask file {files.index(file) + 1} of {len(files)}: {public}", details) from None
+
+
+def _name(number: int, labels: Labels) -> str:
+    return labels.structures[number - 1].name
+
+
+def _check_whole_numbers(image: sitk.Image) -> None:
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        raise ConversionError(
+            "the mask holds values that are no whole numbers, expected label values; give the mask, not an image or a "
+            "probability map, and resample masks with nearest neighbour only"
+        )
+
+
+def _check_binary(image: sitk.Image) -> None:
+    _check_whole_numbers(image)
+    found = np.unique(sitk.GetArrayViewFromImage(image))
+    if len(found) > 2 or (len(found) == 2 and 0 not in found):
+        shown = ", ".join(f"{value:g}" for value in found[:5].tolist())
+        raise ConversionError(
+            f"the mask of one structure has the values {shown}{', ...' if len(found) > 5 else ''}, expected 0 and one "
+            "other; give one file a structure, or one label map with values in labels.json"
+        )
+
+
+def _bring_to(image: sitk.Image, grid: Grid, resample: bool) -> tuple[sitk.Image, tuple[str, ...]]:
+    """Return a mask on the grid of the image, and a warning if its structures changed size on the way.
+
+    Raises:
+        ConversionError: It is on another grid and must not be resampled.
+    """
+    found = Grid.of(image)
+    if found.matches(grid):
+        return on_grid(image, grid), ()
+    if not resample:
+        raise ConversionError(
+            f"the mask lies on another grid than the image: {found}, expected {grid}; find the right partner, or add "
+            "--resample-masks"
+        )
+    resampled = sitk.Resample(image, grid.empty_image(), sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    return resampled, _changed(image, resampled, "the structures")
+
+
+def _changed(before: sitk.Image, after: sitk.Image, what: str) -> tuple[str, ...]:
+    """Return a warning if the marked volume is another one after resampling."""
+    first, second = (
+        np.count_nonzero(sitk.GetArrayViewFromImage(image)) * float(np.prod(image.GetSpacing()))
+        for image in (before, after)
+    )
+    if abs(second - first) <= MAX_VOLUME_CHANGE * first:
+        return ()
+    return (
+        f"resampling changed {what} from {first / 1000:.3g} to {second / 1000:.3g} ml; check that mask and image "
+        "belong together",
+    )

@@ -1,0 +1,60 @@
+"""Which word of a file name says mask, structure or channel, and which part of it is the case."""
+
+import re
+from collections.abc import Iterable
+
+from nnunet_ad.conversion.hospital.labels import Labels
+
+MASK_WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap")
+SEPARATORS = "_-. "
+
+
+def split_last_word(name: str, words: Iterable[str]) -> tuple[str, str | None]:
+    """Split one of the words off the end of a name, whatever the case.
+
+    >>> split_last_word("p01_T1", ["t1", "t2"])
+    ('p01', 't1')
+    >>> split_last_word("start1", ["t1"])
+    ('start1', None)
+    """
+    lowered = name.casefold()
+    for word in sorted(words, key=len, reverse=True):
+        ending = word.casefold()
+        if lowered == ending:
+            return "", word
+        if lowered.endswith(ending) and lowered[-len(ending) - 1] in SEPARATORS:
+            return name[: -len(ending) - 1], word
+    return name, None
+
+
+def has_word(name: str, word: str) -> bool:
+    """Return whether one of a name's words, between separators, is this one, whatever the case."""
+    return word.casefold() in re.split(f"[{re.escape(SEPARATORS)}]", name.casefold())
+
+
+def split_mask_name(name: str, labels: Labels) -> tuple[str, str | None]:
+    """Split a word for mask and a structure's name, in any order, off the end of a file's stem.
+
+    >>> from nnunet_ad.conversion.hospital.labels import Structure
+    >>> labels = Labels((Structure("liver", (1,), ("liver",)),), Structure("background", (0,), ()))
+    >>> split_mask_name("p01_liver_mask", labels)
+    ('p01', 'liver')
+    >>> split_mask_name("p01_seg", labels)
+    ('p01', '')
+
+    Returns:
+        The case and the structure's name, "" where there is only a word for mask, None where there is neither.
+    """
+    structures = [source for structure in (*labels.structures, labels.background) for source in structure.sources]
+    rest, mask_word = split_last_word(name, MASK_WORDS)
+    rest, structure = split_last_word(rest, structures)
+    if mask_word is None and structure is not None:
+        rest, mask_word = split_last_word(rest, MASK_WORDS)
+    if structure is None and mask_word is None:
+        return name, None
+    return rest, structure or ""
+
+
+def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a sort key by which ``case2`` comes before ``case10``."""
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name.casefold()))

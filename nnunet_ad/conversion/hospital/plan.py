@@ -1,0 +1,79 @@
+"""The cases to write: neutral names for what was found, one case for each volume of a 4-D file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunet_ad.conversion.cases import Role
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.hospital.files import num_frames
+from nnunet_ad.conversion.hospital.images import Channel
+from nnunet_ad.conversion.hospital.masks import MaskSource
+from nnunet_ad.conversion.hospital.sources import Source
+
+ALL_FRAMES = "all"
+Frames = tuple[int, ...] | str | None  # numbers, ALL_FRAMES, or None for 3-D only
+
+
+@dataclass(frozen=True)
+class PlannedCase:
+    """One case with its neutral name.
+
+    Attributes:
+        name: As ``Liver_0001``, with nothing of the source in it.
+        source: What was found.
+        channels: The images, none if the source cannot be used.
+        mask: The mask, if there is one.
+        position: Where it stands, as ``labeled 3 of 8``, so that the user can find it.
+    """
+
+    name: str
+    source: Source
+    channels: tuple[Channel, ...]
+    mask: MaskSource | None
+    position: str
+
+    @property
+    def role(self) -> Role:
+        """What the case is used for."""
+        return self.source.role
+
+
+def plan_cases(dataset_name: str, sources: Sequence[Source], frames: Frames) -> list[PlannedCase]:
+    """Name the cases in the order of the sources.
+
+    Args:
+        dataset_name: What the names begin with.
+        sources: The cases as found, labelled ones first.
+        frames: Which volumes of 4-D files become cases.
+    """
+    unnamed = []
+    counts, counter = Counter(source.role for source in sources), Counter[Role]()
+    for source in sources:
+        counter[source.role] += 1
+        position = f"{source.role} {counter[source.role]} of {counts[source.role]}"
+        try:
+            chosen = _frames_of(source, frames) if source.error is None else (None,)
+        except ConversionError as error:
+            source, chosen = replace(source, error=error), (None,)
+        for frame in chosen:
+            channels = () if source.error else tuple(Channel(each, frame) for each in source.channels)
+            mask = MaskSource(source.masks, source.name, frame) if source.masks and not source.error else None
+            words = position if frame is None else f"{position}, frame {frame}"
+            unnamed.append(PlannedCase("", source, channels, mask, words))
+    width = max(4, len(str(len(unnamed))))
+    return [replace(case, name=f"{dataset_name}_{number:0{width}d}") for number, case in enumerate(unnamed, 1)]
+
+
+def _frames_of(source: Source, frames: Frames) -> tuple[int | None, ...]:
+    """Return the volumes of a source that become cases; (None,) for a 3-D one or where none was chosen."""
+    files = [channel for channel in source.channels if isinstance(channel, Path)]
+    if frames is None or not files:
+        return (None,)
+    count = num_frames(files[0])
+    if count == 1:
+        return (None,)
+    if isinstance(frames, str):
+        return tuple(range(count))
+    return frames

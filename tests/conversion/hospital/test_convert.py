@@ -1,0 +1,328 @@
+"""What is written from good input."""
+
+import csv
+import gzip
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hospital_helpers import (
+    ALL_CASES,
+    CASES,
+    NAME,
+    change,
+    convert,
+    files_below,
+    make_arrays,
+    make_volume,
+    write,
+    write_hospital,
+    written,
+)
+
+from nnunet_ad.testing.hospital_folder import write_hospital_folder
+from nnunet_ad.testing.made_dataset import write_made_dataset
+
+REPOSITORY = Path(__file__).parents[3]
+EXPECTED_FILES = sorted(
+    [f"imagesTr/Liver_000{n}_0000.nii.gz" for n in (1, 2, 3, 4)]
+    + [f"labelsTr/Liver_000{n}.nii.gz" for n in (1, 2, 3, 4)]
+    + [f"imagesUnlabeled/Liver_000{n}_0000.nii.gz" for n in (5, 6, 7)]
+    + ["imagesTs/Liver_0008_0000.nii.gz", "labelsTs/Liver_0008.nii.gz"]
+    + ["dataset.json", "splits_final.json", "nnunet_ad.json", "conversion_report.html", "conversion_report.json"]
+)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_cases_go_to_their_folders_with_their_voxels_and_grid(suffix, tmp_path, raw):
+    root = write_hospital(tmp_path / "hospital", suffix)
+    assert convert(root) == 0
+    assert files_below(raw / NAME) == EXPECTED_FILES
+    assert [path.name for path in raw.iterdir()] == [NAME], "something temporary was left"
+    for number, case in enumerate(ALL_CASES, 1):
+        folder = "Tr" if case in CASES["labeled"] else "Ts" if case in CASES["test"] else "Unlabeled"
+        image, mask = make_arrays(case)
+        expected = make_volume(image, case)
+        found = written(raw, f"images{folder}/Liver_{number:04d}_0000.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), image)
+        np.testing.assert_allclose(found.GetOrigin(), expected.GetOrigin(), atol=1e-4)
+        np.testing.assert_allclose(found.GetSpacing(), expected.GetSpacing(), atol=1e-6)
+        np.testing.assert_allclose(found.GetDirection(), expected.GetDirection(), atol=1e-6)
+        if folder != "Unlabeled":
+            label = written(raw, f"labels{folder}/Liver_{number:04d}.nii.gz")
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(label), mask)
+
+
+def test_descriptions_say_labels_channels_splits_and_domains(hospital, raw, tmp_path):
+    table = tmp_path / "domains.csv"
+    table.write_text("case;domain\n" + "".join(f"{case}.nii.gz;site {i % 2}\n" for i, case in enumerate(ALL_CASES)))
+    assert convert(hospital, "--domains", table, "--modality", "ct") == 0
+    dataset = json.loads((raw / NAME / "dataset.json").read_text())
+    assert dataset["labels"] == {"background": 0, "liver": 1, "tumour": 2}
+    assert dataset["channel_names"] == {"0": "CT"}
+    assert dataset["numTraining"] == 4
+    (fold,) = json.loads((raw / NAME / "splits_final.json").read_text())
+    labelled = [f"Liver_000{n}" for n in (1, 2, 3, 4)]
+    assert fold == {"train": labelled, "val": labelled, "unlabeled": [f"Liver_000{n}" for n in (5, 6, 7)]}
+    sidecar = json.loads((raw / NAME / "nnunet_ad.json").read_text())
+    assert sidecar["domains"] == {f"Liver_000{n}": f"site {(n - 1) % 2}" for n in range(1, 9)}
+    assert sidecar["protocol"]["validation"].startswith("the labelled cases themselves")
+
+
+def test_values_become_consecutive_in_the_order_of_the_list(hospital, raw):
+    (hospital / "labels.json").write_text(json.dumps({"tumour": 2, "liver": [1, 7]}))
+    assert convert(hospital) == 0
+    label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
+    mask = make_arrays("ann")[1]
+    np.testing.assert_array_equal(label, np.select([mask == 2, mask == 1], [1, 2]))
+    assert json.loads((raw / NAME / "dataset.json").read_text())["labels"] == {"background": 0, "tumour": 1, "liver": 2}
+
+
+def test_two_runs_write_the_same_bytes(hospital, raw):
+    def contents():
+        return {file: (raw / NAME / file).read_bytes() for file in files_below(raw / NAME)}
+
+    assert convert(hospital) == 0
+    first = contents()
+    assert convert(hospital, "--overwrite") == 0
+    assert contents() == first
+
+
+def test_dry_run_lists_exactly_what_is_written_and_writes_nothing(hospital, raw, tmp_path, capsys):
+    mapping = tmp_path / "mapping.csv"
+    assert convert(hospital, "--dry-run", "--mapping", mapping, "--report", tmp_path / "report") == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(NAME)]
+    assert not raw.exists() and not mapping.exists() and not (tmp_path / "report").exists()
+    assert convert(hospital, "--report", tmp_path / "report") == 0
+    assert listed == [f"{NAME}/{file}" for file in files_below(raw / NAME)]
+    assert files_below(tmp_path / "report") == ["conversion_report.html", "conversion_report.json"]
+
+
+def test_an_existing_dataset_is_kept_without_overwrite(hospital, raw, capsys):
+    (raw / NAME).mkdir(parents=True)
+    (raw / NAME / "mine.txt").write_text("mine")
+    assert convert(hospital) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert files_below(raw) == [f"{NAME}/mine.txt"]
+    assert convert(hospital, "--overwrite") == 0
+    assert files_below(raw / NAME) == EXPECTED_FILES
+
+
+def test_the_script_runs_and_its_help_draws_the_layouts(hospital, raw):
+    script = [sys.executable, str(REPOSITORY / "scripts" / "convert_hospital_data.py")]
+    assert "DIR/masks/<case>.nii.gz" in subprocess.run([*script, "--help"], capture_output=True, text=True).stdout
+    command = [*script, "-d", "501", "-n", "Liver", "--labeled", str(hospital / "labeled")]
+    result = subprocess.run([*command, "--labels", str(hospital / "labels.json")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "note: there are no unlabelled cases" in result.stdout
+    assert "4 labelled, 0 unlabelled, 0 test cases" in result.stdout
+
+
+def test_made_folder_becomes_the_made_dataset(tmp_path, raw):
+    numbers = {"num_labeled": 2, "num_unlabeled": 2, "num_test": 2, "shape": (18, 20, 16), "num_channels": 2}
+    made = write_made_dataset(tmp_path / "made", seed=3, **numbers)
+    root = write_hospital_folder(tmp_path / "hospital", seed=3, **numbers)
+    assert convert(root, "--channels", "MR0", "MR1", "--domains", root / "domains.csv") == 0
+    for folder in ("imagesTr", "imagesUnlabeled", "imagesTs", "labelsTr", "labelsTs"):
+        pairs = list(zip(sorted((made / folder).iterdir()), sorted((raw / NAME / folder).iterdir()), strict=True))
+        assert len(pairs) == 2 * (1 + folder.startswith("images"))
+        for mine, theirs in pairs:
+            expected, found = sitk.ReadImage(str(mine)), sitk.ReadImage(str(theirs))
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+            np.testing.assert_allclose(found.GetDirection(), expected.GetDirection(), atol=1e-6)
+    dataset = json.loads((raw / NAME / "dataset.json").read_text())
+    assert dataset["channel_names"] == {"0": "MR0", "1": "MR1"}
+    expected_domains = json.loads((made / "nnunet_ad.json").read_text())["domains"].values()
+    assert list(json.loads((raw / NAME / "nnunet_ad.json").read_text())["domains"].values()) == list(expected_domains)
+
+
+def test_nnunet_plans_and_preprocesses_the_result(tmp_path, monkeypatch):
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
+
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    root = write_hospital_folder(
+        tmp_path / "hospital", seed=0, num_labeled=2, num_unlabeled=1, num_test=0, shape=(18, 20, 16)
+    )
+    (root / "test").rmdir()
+    assert convert(root) == 0
+    extract_fingerprints([501], num_processes=1, check_dataset_integrity=True)
+    plan_experiments([501])
+    assert (tmp_path / "nnUNet_preprocessed" / NAME / "nnUNetPlans.json").is_file()
+
+
+# Geometry
+
+
+def _centroid(label):
+    indices = np.argwhere(sitk.GetArrayFromImage(label) > 0)[:, ::-1].mean(axis=0)
+    return np.array(label.TransformContinuousIndexToPhysicalPoint(indices.tolist()))
+
+
+def _directions():
+    angles = (0.4, -0.3, 0.2)
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        plane = np.eye(3)
+        plane[[first, first, second, second], [first, second, first, second]] = (
+            np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle),
+        )  # fmt: skip
+        rotation = rotation @ plane
+    permuted = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    return {"oblique": rotation, "flipped": np.diag([-1, 1, -1]), "mirrored": np.diag([1, -1, 1]), "sagittal": permuted}
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("reorient", [(), ("--reorient", "LPS"), ("--reorient", "PIR")])
+@pytest.mark.parametrize("name", list(_directions()))
+def test_structures_stay_where_they_are_in_the_body(name, reorient, suffix, tmp_path, raw):
+    direction = tuple(_directions()[name].ravel().tolist())
+    originals = []
+    for case in CASES["labeled"][:2]:
+        image, mask = (make_volume(each, case, (0.41, 0.73, 4.2), direction) for each in make_arrays(case))
+        write(image, tmp_path / "hospital" / "labeled" / "images" / f"{case}{suffix}")
+        write(mask, tmp_path / "hospital" / "labeled" / "masks" / f"{case}{suffix}")
+        originals.append((image, mask))
+    (tmp_path / "hospital" / "labels.json").write_text('{"liver": 1, "tumour": 2}')
+    assert convert(tmp_path / "hospital", *reorient) == 0
+    for number, (image, mask) in enumerate(originals, 1):
+        new_mask = written(raw, f"labelsTr/Liver_000{number}.nii.gz")
+        new_image = written(raw, f"imagesTr/Liver_000{number}_0000.nii.gz")
+        assert np.linalg.norm(_centroid(new_mask) - _centroid(mask)) < 1e-3
+        for voxel in ((0, 0, 0), (11, 2, 7), (5, 13, 9)):
+            place = image.TransformIndexToPhysicalPoint(voxel)
+            assert new_image[new_image.TransformPhysicalPointToIndex(place)] == image[voxel]
+        if reorient:
+            code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(new_image.GetDirection())
+            assert code == reorient[1]
+
+
+# Several channels, 4-D
+
+
+def _write_two_channels(
+    hospital, rename=lambda case, channel: f"{case}/{channel}.nii.gz", second=lambda volume: volume
+):
+    for role, cases in CASES.items():
+        folder = hospital / role / "images" if role != "unlabeled" else hospital / role
+        for case in cases:
+            image = make_volume(make_arrays(case)[0], case)
+            (folder / f"{case}.nii.gz").unlink()
+            write(image, folder / rename(case, "T1"))
+            write(second(sitk.Cast(image, sitk.sitkFloat32) * 2 + 5), folder / rename(case, "T2"))
+
+
+@pytest.mark.parametrize("pattern", ["{0}/{1}.nii.gz", "{0}/anat_{1}w_{1}.nii.gz", "{0}_{1}.nii.gz"])
+def test_channels_are_told_apart_by_a_word_of_the_file_name(pattern, hospital, raw):
+    _write_two_channels(hospital, pattern.format)
+    assert convert(hospital, "--channels", "t2", "T1") == 0
+    assert json.loads((raw / NAME / "dataset.json").read_text())["channel_names"] == {"0": "t2", "1": "T1"}
+    image = make_arrays("eva")[0]
+    for channel, expected in enumerate((2.0 * image + 5, image)):
+        found = written(raw, f"imagesUnlabeled/Liver_0005_{channel:04d}.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), expected)
+
+
+def test_channels_are_told_apart_by_patterns(hospital, raw):
+    _write_two_channels(hospital, lambda case, channel: f"{case}/{'pre' if channel == 'T1' else 'post'}.nii.gz")
+    assert convert(hospital, "--channels", "T1=pre*", "T2=post*") == 0
+    assert len(list((raw / NAME / "imagesTr").iterdir())) == 8
+
+
+def test_channels_on_another_grid_are_resampled_if_wanted(hospital, raw):
+    def coarser(volume):
+        grid = sitk.Image([8, 9, 10], sitk.sitkUInt8)
+        grid.SetOrigin(volume.GetOrigin())
+        grid.SetSpacing((1.1, 1.3, 2.5))
+        grid.SetDirection(volume.GetDirection())
+        return sitk.Resample(volume, grid, sitk.Transform(), sitk.sitkLinear)
+
+    _write_two_channels(hospital, second=coarser)
+    assert convert(hospital, "--channels", "T1", "T2") == 1
+    assert convert(hospital, "--channels", "T1", "T2", "--resample-channels") == 0
+    first, second = (written(raw, f"imagesTr/Liver_0001_000{channel}.nii.gz") for channel in (0, 1))
+    assert first.GetSize() == second.GetSize()
+    assert first.GetOrigin() == second.GetOrigin()
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(["0"], [0]), (["2", "0"], [2, 0]), (["all"], [0, 1, 2])])
+def test_frames_of_4d_files_become_cases(frames, expected, hospital, raw):
+    for path in (hospital / "unlabeled").iterdir():
+        change(path, lambda volume: sitk.JoinSeries([volume + 10 * i for i in range(3)], 0.0, 1.0))
+    assert convert(hospital, "--frames", *frames) == 0
+    names = [path.name for path in sorted((raw / NAME / "imagesUnlabeled").iterdir())]
+    assert len(names) == 3 * len(expected)
+    for name, frame in zip(names, expected, strict=False):
+        found = written(raw, f"imagesUnlabeled/{name}")
+        assert found.GetDimension() == 3
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays("eva")[0] + 10 * frame)
+        np.testing.assert_allclose(found.GetOrigin(), make_volume(make_arrays("eva")[0], "eva").GetOrigin(), atol=1e-4)
+
+
+def test_a_4d_file_with_a_single_volume_is_one(hospital, raw):
+    change(hospital / "unlabeled" / "eva.nii.gz", lambda volume: sitk.JoinSeries([volume], 0.0, 1.0))
+    assert convert(hospital) == 0
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz")), make_arrays("eva")[0]
+    )
+
+
+# Mapping
+
+
+def test_mapping_is_for_the_owner_only_and_lies_outside(hospital, raw, tmp_path, capsys):
+    mapping = tmp_path / "mapping.csv"
+    assert convert(hospital, "--mapping", mapping) == 0
+    assert stat.S_IMODE(mapping.stat().st_mode) == 0o600
+    rows = list(csv.DictReader(mapping.read_text().splitlines()))
+    assert [(row["case"], row["role"], row["found_as"]) for row in rows] == [
+        (f"Liver_{number:04d}", role, case)
+        for number, (role, case) in enumerate(((role, case) for role in CASES for case in CASES[role]), 1)
+    ]
+    assert rows[0]["files"].split(" | ") == [
+        str(hospital / "labeled" / folder / "ann.nii.gz") for folder in ("images", "masks")
+    ]
+    assert convert(hospital, "--mapping", mapping, "-d", 502) == 1
+    assert "--mapping: the file exists" in capsys.readouterr().err
+    (raw / NAME).mkdir(exist_ok=True)
+    for inside in (raw / "mapping.csv", raw / NAME / "mapping.csv", tmp_path / "x" / ".." / raw.name / "mapping.csv"):
+        assert convert(hospital, "--mapping", inside, "--overwrite") == 1
+        assert "--mapping: the file would lie inside" in capsys.readouterr().err
+
+
+def test_without_mapping_there_is_none(hospital, raw, tmp_path):
+    before = set(tmp_path.rglob("*"))
+    assert convert(hospital) == 0
+    new = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert new and all(path.is_relative_to(raw / NAME) for path in new)
+
+
+def test_mapping_is_not_written_if_the_dataset_is_not(hospital, raw, tmp_path, refused):
+    (hospital / "unlabeled" / "eva.nii.gz").write_bytes(b"nothing")
+    refused(convert(hospital, "--mapping", tmp_path / "mapping.csv"), "Liver_0005")
+    assert not list(tmp_path.glob("*mapping*"))
+
+
+def test_headers_hold_nothing_but_the_volume(hospital, raw):
+    def with_metadata(volume):
+        for key in ("descrip", "aux_file", "intent_name", "db_name", "ITK_FileNotes"):
+            volume.SetMetaData(key, "PLANTED")
+        return volume
+
+    change(hospital / "labeled" / "images" / "ann.nii.gz", with_metadata)
+    change(hospital / "labeled" / "masks" / "ann.nii.gz", with_metadata)
+    assert convert(hospital) == 0
+    for file in ("imagesTr/Liver_0001_0000.nii.gz", "labelsTr/Liver_0001.nii.gz"):
+        compressed = (raw / NAME / file).read_bytes()
+        assert compressed[3] == 0 and compressed[4:8] == bytes(4), "gzip states a name or a time"
+        header = gzip.decompress(compressed)[:348]
+        assert header[14:32] == bytes(18)  # db_name and what belongs to it
+        assert header[148:252] == bytes(104), "descrip or aux_file"
+        assert header[328:344] == bytes(16), "intent_name"

@@ -1,0 +1,190 @@
+"""A hospital's DICOM: series and trees of series, DICOM-SEG and RTSTRUCT beside them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hospital_helpers import CASES, NAME, SHAPE, convert, make_arrays, written
+
+pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
+
+from nnunet_ad.testing.dicom_files import write_rtstruct, write_segmentation, write_series
+
+REAL_DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
+SPACING, ORIGIN = (0.8, 0.9, 2.5), (-40.0, 21.25, 133.0)
+
+
+def series_of(case, folder, **options):
+    return write_series(folder, make_arrays(case)[0], SPACING, ORIGIN, **options)
+
+
+def outline(mask, index):
+    """Return the outline of a box in a slice in mm, along the borders of its voxels."""
+    (top, left), (bottom, right) = (np.argwhere(mask[index]).min(0), np.argwhere(mask[index]).max(0))
+    corners = [
+        (left - 0.5, top - 0.5),
+        (right + 0.5, top - 0.5),
+        (right + 0.5, bottom + 0.5),
+        (left - 0.5, bottom + 0.5),
+    ]
+    return [
+        (ORIGIN[0] + x * SPACING[0], ORIGIN[1] + y * SPACING[1], ORIGIN[2] + index * SPACING[2]) for x, y in corners
+    ]
+
+
+def write_masks(kind, case, files, path):
+    mask = make_arrays(case)[1]
+    structures = {"Liver L1": mask > 0, "HCC": mask == 2}
+    if kind == "SEG":
+        write_segmentation(path, files, structures)
+    else:
+        contours = {
+            name: [outline(voxels, index) for index in range(SHAPE[0]) if voxels[index].any()]
+            for name, voxels in structures.items()
+        }
+        write_rtstruct(path, files, contours)
+
+
+@pytest.fixture
+def hospital(tmp_path):
+    """Labelled, unlabelled and test cases as DICOM trees; masks as SEG for the first labelled cases, else RTSTRUCT."""
+    root = tmp_path / "hospital"
+    for role, cases in CASES.items():
+        for index, case in enumerate(cases):
+            files = series_of(case, root / role / case / "study" / "series 2")
+            if role != "unlabeled":
+                write_masks("SEG" if index < 2 else "RTSTRUCT", case, files, root / role / case / "study" / "masks.dcm")
+    labels = {"liver": {"sources": ["Liver*"]}, "tumour": {"sources": ["HCC"]}}
+    (root / "labels.json").write_text(json.dumps(labels))
+    return root
+
+
+def test_trees_with_segmentations_and_contours(hospital, raw):
+    assert convert(hospital, "--overlaps", "later") == 0
+    assert json.loads((raw / NAME / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
+    for number, case in enumerate(CASES["labeled"], 1):
+        image, mask = make_arrays(case)
+        found = written(raw, f"imagesTr/Liver_000{number}_0000.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), image)
+        assert found.GetSpacing() == pytest.approx(SPACING) and found.GetOrigin() == pytest.approx(ORIGIN)
+        label = written(raw, f"labelsTr/Liver_000{number}.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(label), mask)
+    assert len(list((raw / NAME / "imagesUnlabeled").iterdir())) == 3
+
+
+def test_masks_folder_and_reorientation(hospital, raw):
+    for case in CASES["labeled"]:
+        folder = hospital / "labeled" / case
+        (folder / "masks").mkdir()
+        (folder / "study" / "masks.dcm").rename(folder / "masks" / "1.dcm")
+    assert convert(hospital, "--overlaps", "later", "--reorient", "PIR") == 0
+    label = sitk.DICOMOrient(written(raw, "labelsTr/Liver_0004.nii.gz"), "LPS")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), make_arrays("dan")[1])
+
+
+def test_overlapping_segments_are_told(hospital, raw, refused):
+    refused(convert(hospital), "Liver_0001", "voxel(s) are both tumour and liver", "--overlaps later")
+
+
+@pytest.mark.parametrize("case", ["ann", "dan"])
+def test_segments_without_a_name_are_counted_but_named_only_if_wanted(case, hospital, raw, refused):
+    (hospital / "labels.json").write_text('{"liver": {"sources": ["Liver*"]}}')
+    number = CASES["labeled"].index(case) + 1
+    words = f"1 of 2 {'segments' if case == 'ann' else 'contours'} have no name"
+    assert "HCC" not in refused(convert(hospital), f"Liver_000{number}", words)
+    assert "'HCC'" in refused(convert(hospital, "--show-paths"), f"Liver_000{number}", words)
+    (hospital / "labels.json").write_text('{"liver": {"sources": ["Liver*"]}, "background": {"sources": ["*"]}}')
+    assert convert(hospital) == 0
+    label = sitk.GetArrayFromImage(written(raw, f"labelsTr/Liver_000{number}.nii.gz"))
+    np.testing.assert_array_equal(label, make_arrays(case)[1] > 0)
+
+
+def test_several_series_are_chosen_by_description_or_by_the_mask(hospital, raw, refused):
+    for role, case in (("labeled", "ann"), ("unlabeled", "eva")):
+        write_series(
+            hospital / role / case / "other", make_arrays(case)[0] // 2, SPACING, ORIGIN, description="planted late"
+        )
+    line = refused(
+        convert(hospital, "--overlaps", "later"), "Liver_0005", "found 2 DICOM series", "--series-description"
+    )
+    assert "planted" not in line
+    line = refused(convert(hospital, "--overlaps", "later", "--show-paths"), "Liver_0005", "found 2 DICOM series")
+    assert "planted late" in line
+    assert convert(hospital, "--overlaps", "later", "--series-description", "^made") == 0
+    for file, case in (("imagesTr/Liver_0001", "ann"), ("imagesUnlabeled/Liver_0005", "eva")):
+        found = written(raw, f"{file}_0000.nii.gz")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays(case)[0])
+
+
+def test_channels_from_several_series(hospital, raw):
+    for role, cases in CASES.items():
+        for case in cases:
+            image = 2 * make_arrays(case)[0] + 1
+            write_series(hospital / role / case / "b", image, SPACING, ORIGIN, description="T2 tse", modality="MR")
+    options = ("--overlaps", "later", "--channels", "T2", "CT", "--series-description", "T2", "made")
+    assert convert(hospital, *options) == 0
+    found = sitk.GetArrayFromImage(written(raw, "imagesTr/Liver_0001_0000.nii.gz"))
+    np.testing.assert_array_equal(found, 2 * make_arrays("ann")[0] + 1)
+
+
+def test_another_modality_is_told(hospital, raw, refused):
+    shutil.rmtree(hospital / "unlabeled" / "eva")
+    series_of("eva", hospital / "unlabeled" / "eva", modality="MR")
+    refused(convert(hospital, "--overlaps", "later"), "Liver_0005", "states the modality MR", "others for image are CT")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"drop_slices": [4]}, "slices are missing"),
+        ({"drop_slices": [2, 3, 6]}, "slices are missing"),
+        ({"tilt": 12.0}, "sheared"),
+    ],
+)
+def test_irregular_series(options, words, hospital, raw, refused):
+    shutil.rmtree(hospital / "unlabeled" / "eva")
+    series_of("eva", hospital / "unlabeled" / "eva", **options)
+    refused(convert(hospital, "--overlaps", "later"), "Liver_0005 (unlabeled 1 of 3), image", words)
+
+
+def test_truncated_slice(hospital, raw, refused):
+    file = sorted((hospital / "unlabeled" / "eva").rglob("*.dcm"))[3]
+    file.write_bytes(file.read_bytes()[:-50])
+    refused(convert(hospital, "--overlaps", "later"), "Liver_0005", "truncated")
+
+
+def test_slices_of_nobody(hospital, raw, refused):
+    for file in list((hospital / "unlabeled" / "eva").rglob("*.dcm")):
+        file.rename(hospital / "unlabeled" / file.name)
+    refused(convert(hospital, "--overlaps", "later"), "DICOM in a folder of its own")
+
+
+def test_without_the_extra_it_is_named(hospital, raw, refused, monkeypatch):
+    import nnunet_ad.conversion.dicom as dicom
+
+    monkeypatch.setattr(dicom, "PACKAGES", ("pydicom_is_not_there",))
+    refused(convert(hospital), "Liver_0001", "pip install 'nnunet_ad[dicom]'")
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="needs the real DICOM studies of shared/data")
+def test_real_series_with_contours(raw, tmp_path):
+    cases = [path for path in sorted((REAL_DATA / "rtstruct").iterdir()) if path.is_dir()]
+    labels = {"structure": {"sources": ["no such name"]}, "background": {"sources": ["*"]}}
+    root = tmp_path / "hospital"
+    for case in cases:
+        shutil.copytree(case, root / "labeled" / case.name)
+    (root / "labels.json").write_text(json.dumps(labels))
+    assert convert(root, "--min-size", "1", "--accept-outliers") == 1  # nothing is called so
+    from nnunet_ad.conversion.dicom.rtstruct import structure_names
+
+    files = [file for file in root.rglob("DCM_RS*")]
+    names = sorted({name for file in files for name in structure_names(file)})
+    labels["structure"]["sources"] = [names[0]] if len(names) == 1 else names
+    (root / "labels.json").write_text(json.dumps(labels))
+    status = convert(root, "--min-size", "1", "--accept-outliers", "--overlaps", "later", "--skip-bad")
+    assert status == 0
+    assert list((raw / NAME / "labelsTr").iterdir())

@@ -1,0 +1,170 @@
+"""Patients, domains, folds, and the list of structures."""
+
+import json
+import re
+
+import pytest
+from hospital_helpers import ALL_CASES, NAME, convert
+
+from nnunet_ad.conversion.cases import Role
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
+from nnunet_ad.conversion.hospital.groups import make_folds, patient_of, read_table
+from nnunet_ad.conversion.hospital.labels import read_labels
+from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
+from nnunet_ad.conversion.hospital.sources import Source
+
+
+def own_patients(*names):
+    return {name: name for group in names for name in group}
+
+
+def test_fewer_than_ten_labelled_cases_all_train_and_validate():
+    labeled, unlabeled = [f"l{i}" for i in range(9)], ["u"]
+    (fold,) = make_folds(labeled, unlabeled, own_patients(labeled, unlabeled), None, 0)
+    assert fold.train == fold.val == tuple(labeled)
+    assert fold.unlabeled == ("u",) and fold.validation == VALIDATION_IS_LABELED
+
+
+@pytest.mark.parametrize(("count", "expected"), [(10, 2), (12, 2), (20, 4), (31, 6)])
+def test_of_ten_or_more_a_fifth_is_kept_aside(count, expected):
+    labeled = [f"l{i:02d}" for i in range(count)]
+    (fold,) = make_folds(labeled, [], own_patients(labeled), None, 0)
+    assert len(fold.val) in (expected, expected + 1)
+    assert sorted((*fold.train, *fold.val)) == labeled and fold.validation == VALIDATION_KEPT_ASIDE
+
+
+def test_folds_are_those_of_the_seed():
+    labeled = [f"l{i:02d}" for i in range(20)]
+    folds = [make_folds(labeled, [], own_patients(labeled), 4, seed) for seed in (0, 0, 1)]
+    assert folds[0] == folds[1] != folds[2]
+
+
+def test_no_patient_crosses_a_fold():
+    labeled, unlabeled = [f"l{i:02d}" for i in range(14)], [f"u{i:02d}" for i in range(14)]
+    patients = {name: name[0] and str(int(name[1:]) // 2) for name in (*labeled, *unlabeled)}
+    folds = make_folds(labeled, unlabeled, patients, 3, 5)
+    assert sorted(name for fold in folds for name in fold.val) == labeled
+    for fold in folds:
+        val = {patients[name] for name in fold.val}
+        assert val and not val & {patients[name] for name in (*fold.train, *fold.unlabeled)}
+        assert len(fold.unlabeled) == len(unlabeled) - 2 * len(val)
+
+
+@pytest.mark.parametrize("num_folds", [1, 4])
+def test_more_folds_than_patients_are_refused(num_folds):
+    patients = {"a": "1", "b": "1", "c": "2", "d": "3"}
+    with pytest.raises(ConversionError, match=f"--folds {num_folds} was asked for, but there are 3 labelled patients"):
+        make_folds(list("abcd"), [], patients, num_folds, 0)
+
+
+def source(name, role=Role.LABELED):
+    return Source(name, role, (), (), ())
+
+
+def test_patients_by_pattern_table_or_none():
+    assert patient_of(source("P01_pre"), re.compile("^(P[0-9]+)_"), None) == "P01"
+    assert patient_of(source("P01_pre"), re.compile("^P[0-9]+"), None) == "P01"
+    assert patient_of(source("a"), None, {"a": "x", "labeled/a": "y"}) == "y"
+    assert patient_of(source("a"), None, None) != patient_of(source("a", Role.TEST), None, None)
+    with pytest.raises(ConversionError, match="finds no patient"):
+        patient_of(source("smith"), re.compile("^(P[0-9]+)_"), None)
+    with pytest.raises(ConversionError, match="not in the table of --patients"):
+        patient_of(source("smith"), None, {})
+
+
+def test_a_patient_for_test_and_training_is_refused(hospital, raw, refused):
+    (hospital / "test" / "images" / "hal.nii.gz").rename(hospital / "test" / "images" / "ann_2.nii.gz")
+    (hospital / "test" / "masks" / "hal.nii.gz").rename(hospital / "test" / "masks" / "ann_2.nii.gz")
+    assert convert(hospital, "--dry-run") == 0
+    refused(convert(hospital, "--patient-regex", "^[a-z]+"), "Liver_0008 (test 1 of 1), patient", "also has Liver_0001")
+
+
+def test_cross_validation_is_written_and_keeps_patients_together(hospital, raw, tmp_path):
+    table = tmp_path / "patients.csv"
+    patients = dict.fromkeys(ALL_CASES, "?") | {"ann": "1", "bob": "1", "cid": "2", "dan": "3", "eva": "3", "hal": "4"}
+    table.write_text("\ufeffcase;patient\n" + "".join(f"{case};{who}\n" for case, who in patients.items()))
+    assert convert(hospital, "--patients", table, "--folds", 3) == 0
+    folds = json.loads((raw / NAME / "splits_final.json").read_text())
+    assert sorted(fold["val"] for fold in folds) == [["Liver_0001", "Liver_0002"], ["Liver_0003"], ["Liver_0004"]]
+    for fold in folds:
+        assert ("Liver_0005" in fold["unlabeled"]) == ("Liver_0004" not in fold["val"])
+        assert {"Liver_0006", "Liver_0007"} <= set(fold["unlabeled"])
+    notes = json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
+    assert any(note.startswith("1 times an unlabelled case is not used in a fold") for note in notes)
+
+
+def test_a_case_missing_in_a_table_is_told(hospital, raw, refused, tmp_path):
+    table = tmp_path / "domains.csv"
+    table.write_text("case,domain\n" + "".join(f"{case},A\n" for case in ALL_CASES if case != "fay"))
+    assert "fay" not in refused(convert(hospital, "--domains", table), "Liver_0006", "not in the table of --domains")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has not the columns"),
+        ("name,domain\na,b\n", "has not the columns 'case' and 'domain'"),
+        ("case,domain\na,\n", "line 2 lacks a case or a domain"),
+        ("case,domain\na,b\na.nii.gz,c\n", "line 3 gives a case another domain"),
+    ],
+)
+def test_tables_that_are_wrong(text, message, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ConversionError, match=message):
+        read_table(tmp_path / "t.csv", "domain")
+
+
+def test_tables_of_any_separator_and_ending(tmp_path):
+    for separator in ",;\t":
+        text = f"Domain{separator} case \nA{separator}labeled/x.nii.gz\nB{separator}y\n"
+        (tmp_path / "t.csv").write_text(text)
+        assert read_table(tmp_path / "t.csv", "domain") == {"labeled/x": "A", "y": "B"}
+
+
+# labels.json
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "expected names with values"),
+        ("{}", "no structure in it"),
+        ('{"background": 0}', "no structure in it"),
+        ('{"liver": 0}', "has the value 0"),
+        ('{"liver": "1"}', "expected whole numbers"),
+        ('{"liver": true}', "expected whole numbers"),
+        ('{"liver": 1, "tumour": 1}', "the value 1 is given twice"),
+        ('{"liver": 1, "liver": 2}', "the name 'liver' is given twice"),
+        ('{"liver": {"sources": ["a"]}, "tumour": {"sources": ["A"]}}', "the source 'a' is given twice"),
+        ('{"liver": {"sources": ["*"]}}', "only the background may have"),
+        ('{"liver": {"valeu": 1}}', "'valeu'"),
+        ('{" ": 1}', "empty name"),
+    ],
+)
+def test_labels_that_are_wrong(text, message, tmp_path):
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(ConversionError, match=message):
+        read_labels(tmp_path / "labels.json")
+
+
+def test_labels_have_values_sources_background_and_ignore_last(tmp_path):
+    content = {"ignore": 255, "background": [7, 8], "liver": [1, 5], "tumour": {"value": 2, "sources": ["HCC*"]}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    labels = read_labels(tmp_path / "labels.json")
+    assert labels.numbers == {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
+    assert labels.values == {0: 0, 7: 0, 8: 0, 1: 1, 5: 1, 2: 2, 255: 3}
+    assert [labels.number_of([name]) for name in ("LIVER", "hcc 1", "spleen")] == [1, 2, None]
+
+
+def test_words_of_names():
+    assert split_last_word("p01_T1", ["t1"]) == ("p01", "t1")
+    assert split_last_word("T1", ["t1"]) == ("", "t1")
+    assert split_last_word("start1", ["t1"]) == ("start1", None)
+    assert sorted(["c10", "c2", "C1"], key=natural_key) == ["C1", "c2", "c10"]
+
+
+def test_labels_file_missing(hospital, raw, refused):
+    (hospital / "labels.json").unlink()
+    refused(convert(hospital), "--labels: the file cannot be read")

@@ -1,0 +1,168 @@
+"""How the cases of a folder are found, and which file is the mask."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hospital_helpers import CASES, NAME, convert, make_arrays, make_volume, write, written
+
+
+def relayout(hospital, image_name, mask_name):
+    """Move the labelled cases to other names below ``labeled/``."""
+    folder = hospital / "labeled"
+    for case in CASES["labeled"]:
+        for kind, pattern in (("images", image_name), ("masks", mask_name)):
+            target = folder / pattern.format(case)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (folder / kind / f"{case}.nii.gz").rename(target)
+    for kind in ("images", "masks"):
+        if (folder / kind).is_dir() and not any((folder / kind).iterdir()):
+            (folder / kind).rmdir()
+
+
+def assert_first_label(raw, expected=None):
+    label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
+    np.testing.assert_array_equal(label, make_arrays("ann")[1] if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("image_name", "mask_name", "options"),
+    [
+        ("images/{0}/mr.nii.gz", "masks/{0}.nii.gz", ()),
+        ("images/{0}/mr.nii.gz", "masks/{0}/by_ms.nii.gz", ()),
+        ("images/{0}.nii.gz", "masks/{0}_mask.nii.gz", ()),
+        ("{0}/mr.nii.gz", "{0}/mask.nii.gz", ()),
+        ("{0}/mr.nii.gz", "{0}/masks/x.nii.gz", ()),
+        ("{0}/scan/mr.nii.gz", "{0}/out/{0}-Segmentation.nii.gz", ()),
+        ("{0}.nii.gz", "{0}_seg.nii.gz", ()),
+        ("{0}.nii.gz", "{0} label.nii.gz", ()),
+        ("{0}/mr.nii.gz", "{0}/roi_1.nii.gz", ("--mask-pattern", "roi*")),
+        ("{0}/mask_free_mr_seg.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*")),
+        ("{0}/mr.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*", "--image-pattern", "mr.*")),
+    ],
+)
+def test_layouts(image_name, mask_name, options, hospital, raw):
+    relayout(hospital, image_name, mask_name)
+    assert convert(hospital, *options) == 0
+    assert len(list((raw / NAME / "labelsTr").iterdir())) == 4
+    assert_first_label(raw)
+
+
+def test_other_files_are_passed_over(hospital, raw):
+    for file in ("labeled/images/ann.json", "labeled/README.md", "unlabeled/.DS_Store", "unlabeled/notes.txt",
+                 "labeled/masks/ann.txt", "test/Thumbs.db"):  # fmt: skip
+        (hospital / file).write_text("x")
+    assert convert(hospital) == 0
+    assert len(list((raw / NAME).glob("images*/*"))) == 8
+
+
+@pytest.mark.parametrize("file", ["labeled/images/x.bak", "unlabeled/eva.nii.gz.part", "labeled/extra/a.nii.gz"])
+def test_unknown_files_are_told(file, hospital, raw, refused):
+    (hospital / file).parent.mkdir(exist_ok=True)
+    (hospital / file).write_text("x")
+    refused(convert(hospital), "1 file(s) are no NIfTI, NRRD or MHA", "convert or remove")
+
+
+def test_ambiguous_files_are_listed_with_the_way_to_say_it(hospital, raw, refused, capsys):
+    relayout(hospital, "{0}/mr.nii.gz", "{0}/mask.nii.gz")
+    write(make_volume(make_arrays("ann")[0] + 1, "ann"), hospital / "labeled" / "ann" / "late.nii.gz")
+    words = "found 2 image file(s) among 2 and 1 mask file(s), expected one"
+    line = refused(convert(hospital), "Liver_0001 (labeled 1 of 4), files", words, "--image-pattern")
+    assert "late" not in line
+    assert "late.nii.gz, mr.nii.gz; masks: mask.nii.gz" in refused(convert(hospital, "--show-paths"), words)
+    assert convert(hospital, "--image-pattern", "mr*") == 0
+
+
+def test_mask_without_a_word_for_it_is_asked_for(hospital, raw, refused):
+    relayout(hospital, "{0}/a.nii.gz", "{0}/b.nii.gz")
+    refused(convert(hospital), "Liver_0001", "found 2 image file(s)", "--mask-pattern")
+    assert convert(hospital, "--mask-pattern", "b.*") == 0
+
+
+def test_masks_of_unlabelled_cases_are_never_opened(hospital, raw):
+    (hospital / "unlabeled" / "eva_mask.nii.gz").write_bytes(b"never")
+    assert convert(hospital) == 0
+    assert len(list((raw / NAME / "imagesUnlabeled").iterdir())) == 3
+
+
+def test_masks_without_images(hospital, raw, refused):
+    (hospital / "labeled" / "images").rename(hospital / "labeled" / "scans")
+    refused(convert(hospital), "--labeled: there is a folder masks/ but no images/")
+
+
+def test_cases_are_numbered_in_natural_order(hospital, raw, tmp_path):
+    for old, new in (("eva", "p10"), ("fay", "p2"), ("gus", "p1")):
+        (hospital / "unlabeled" / f"{old}.nii.gz").rename(hospital / "unlabeled" / f"{new}.nii.gz")
+    assert convert(hospital, "--mapping", tmp_path / "m.csv") == 0
+    lines = (tmp_path / "m.csv").read_text().splitlines()
+    assert [line.split(",")[2] for line in lines[5:8]] == ["p1", "p2", "p10"]
+
+
+# Binary files
+
+
+def write_binary_masks(hospital, files, case_folder="masks/{0}", value=255):
+    """Replace the label maps by one file a structure."""
+    for case in CASES["labeled"]:
+        mask = make_arrays(case)[1]
+        (hospital / "labeled" / "masks" / f"{case}.nii.gz").unlink()
+        for name, values in files.items():
+            volume = make_volume(value * np.isin(mask, values).astype(np.uint8), case)
+            write(volume, hospital / "labeled" / case_folder.format(case) / name.format(case))
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"),
+    [
+        (("Liver.nii.gz", "TUMOUR.nii.gz"), "masks/{0}"),
+        (("{0}_liver.nii.gz", "{0}_tumour_mask.nii.gz"), "masks"),
+        (("seg-liver.nii.gz", "tumour.seg.nii.gz"), "masks/{0}"),
+    ],
+)
+def test_binary_files_named_after_structures(names, folder, hospital, raw):
+    write_binary_masks(hospital, dict(zip(names, (1, 2), strict=True)), folder)
+    assert convert(hospital) == 0
+    assert_first_label(raw)
+
+
+def test_binary_files_named_in_the_list(hospital, raw):
+    labels = {"liver": {"sources": ["organ_*.nii.gz"]}, "tumour": {"sources": ["lesion.nii.gz"]}, "background": {
+        "sources": ["table.nii.gz"]}}  # fmt: skip
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    write_binary_masks(hospital, {"organ_a.nii.gz": 1, "lesion.nii.gz": 2, "table.nii.gz": [0]})
+    for path in (hospital / "test" / "masks").iterdir():
+        path.unlink()
+    assert convert(hospital) == 0
+    assert_first_label(raw)
+
+
+def test_binary_file_without_a_name(hospital, raw, refused):
+    write_binary_masks(hospital, {"liver.nii.gz": 1, "smith.nii.gz": 2})
+    line = refused(convert(hospital), "Liver_0001", "mask file 2 of 2: one of 2 mask files is named after no structure")
+    assert "smith" not in line
+    assert "smith.nii.gz" in refused(convert(hospital, "--show-paths"), "Liver_0001", "named after no structure")
+    labels = {"liver": 1, "tumour": 2, "background": {"sources": ["*"]}}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    assert convert(hospital) == 0
+    assert_first_label(raw, np.where(make_arrays("ann")[1] == 1, 1, 0))
+
+
+def test_overlapping_structures(hospital, raw, refused):
+    write_binary_masks(hospital, {"liver.nii.gz": [1, 2], "tumour.nii.gz": 2})
+    refused(convert(hospital), "Liver_0001", "voxel(s) are both tumour and liver", "--overlaps later")
+    assert convert(hospital, "--overlaps", "later") == 0
+    assert_first_label(raw)
+
+
+def test_binary_file_with_several_values(hospital, raw, refused):
+    write_binary_masks(hospital, {"liver.nii.gz": [1]})
+    path = hospital / "labeled" / "masks" / "ann" / "liver.nii.gz"
+    write(make_volume(make_arrays("ann")[1], "ann"), path)
+    refused(convert(hospital), "Liver_0001", "the mask of one structure has the values 0, 1, 2", "one file a structure")
+
+
+def test_structure_that_marks_nothing_carries_a_warning(hospital, raw, capsys):
+    write_binary_masks(hospital, {"liver.nii.gz": [1], "tumour.nii.gz": [7]})
+    assert convert(hospital) == 0
+    assert "warning: Liver_0001 (labeled 1 of 4), mask: the mask of tumour marks no voxel" in capsys.readouterr().err
