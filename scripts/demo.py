@@ -14,7 +14,7 @@ def main() -> int:
     """Run the demo and return the exit status."""
     folder = Path(os.environ.get("NNUNET_AD_DEMO_DIR") or REPOSITORY / "demo").absolute()
     try:
-        run_demo(folder)
+        run_demo(folder, REPOSITORY / "scripts" / "convert_hospital_data.py")
     except FileExistsError as error:
         print(f"demo: {error} with NNUNET_AD_DEMO_DIR", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The demo: a made dataset, then nnU-Net's and this package's own commands, then how good the result is."""
+"""The demo: made hospital data, then this package's and nnU-Net's own commands, then how good the result is."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from nnunet_ad.testing.made_dataset import write_made_dataset
+from nnunet_ad.testing.hospital_folder import DOMAINS_FILE, LABELS_FILE, ROLES, write_hospital_folder
 from nnunet_ad.testing.overlay import OverlayCase, draw_overlay
 
 # The length of the training: on two CPU cores the whole demo stays under ten minutes.
@@ -26,15 +26,16 @@ SEED = 0
 CONFIGURATION, FOLD = "3d_fullres", 0
 STRUCTURES = {"organ": 1, "vessel": 2}
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-PREDICTIONS, SCORES, OVERLAY = "predictions", "scores", "overlay.png"
+HOSPITAL, PREDICTIONS, SCORES, OVERLAY = "hospital", "predictions", "scores", "overlay.png"
 MARKER = ".nnunet_ad_demo"  # a folder with this file is ours to empty
 
 
-def run_demo(folder: Path) -> float:
+def run_demo(folder: Path, converter: Path) -> float:
     """Run the whole demo with live output and return the mean Dice over test cases and structures.
 
     Args:
         folder: Where everything is written; an earlier demo in it is removed.
+        converter: ``scripts/convert_hospital_data.py``.
 
     Raises:
         FileExistsError: The folder holds something else than an earlier demo.
@@ -45,10 +46,8 @@ def run_demo(folder: Path) -> float:
     environment = demo_environment(folder)
     device = find_device()
     print(f"Writing {NUM_LABELED} labelled, {NUM_UNLABELED} unlabelled and {NUM_TEST} test volumes to {folder}")
-    dataset = write_made_dataset(
-        folder / "nnUNet_raw",
-        DATASET_ID,
-        DATASET_NAME,
+    write_hospital_folder(
+        folder / HOSPITAL,
         seed=SEED,
         num_labeled=NUM_LABELED,
         num_unlabeled=NUM_UNLABELED,
@@ -56,11 +55,11 @@ def run_demo(folder: Path) -> float:
     )
     for name in demo_variables(folder):
         print(f"$ export {name}={shlex.quote(environment[name])}")
-    for command in demo_commands(folder, device):
+    for command in demo_commands(folder, converter, device):
         run_command(command, environment)
 
     evaluation = json.loads((folder / SCORES / "evaluation.json").read_text(encoding="utf-8"))
-    overlay = draw_overlay(_overlay_cases(folder, dataset), STRUCTURES, folder / OVERLAY)
+    overlay = draw_overlay(_overlay_cases(folder), STRUCTURES, folder / OVERLAY)
     curves = next((folder / "nnUNet_results").rglob("progress_ad.png"))
     print(f"\nDice on the test cases\n{dice_table(evaluation)}\n")
     print(f"Overlay: {overlay}\nCurves:  {curves}\nTime:    {(time.monotonic() - start) / 60:.1f} minutes on {device}")
@@ -114,16 +113,22 @@ def demo_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **demo_variables(folder), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def demo_commands(folder: Path, device: str) -> list[str]:
+def demo_commands(folder: Path, converter: Path, device: str) -> list[str]:
     """Return the commands of the demo in order, each as a user would type it."""
-    raw = folder / "nnUNet_raw" / f"Dataset{DATASET_ID:03d}_{DATASET_NAME}"
+    raw, hospital = _dataset_folder(folder), folder / HOSPITAL
     images, references, predictions, scores = (
         shlex.quote(str(path)) for path in (raw / "imagesTs", raw / "labelsTs", folder / PREDICTIONS, folder / SCORES)
+    )
+    roles = " ".join(f"--{role} {shlex.quote(str(hospital / role))}" for role in ROLES)
+    tables = " ".join(
+        f"--{option} {shlex.quote(str(hospital / file))}"
+        for option, file in (("labels", LABELS_FILE), ("domains", DOMAINS_FILE))
     )
     patch = " ".join(map(str, PATCH_SIZE))
     model = f"-p {PLANS} -tr {TRAINER} -device {device}"
     return [
         "nnunet_ad doctor",
+        f"python {shlex.quote(str(converter))} -d {DATASET_ID} -n {DATASET_NAME} {roles} {tables}",
         f"nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c {CONFIGURATION} -npfp 2 -np 2",
         f"nnunet_ad shrink-plans -d {DATASET_ID} -c {CONFIGURATION} -o {PLANS}"
         f" --features {FEATURES} --patch {patch} --batch {BATCH_SIZE}",
@@ -174,7 +179,12 @@ def _mean_dice_of(row: dict) -> float:
     return row["metrics"]["Dice"]["mean"]
 
 
-def _overlay_cases(folder: Path, dataset: Path) -> list[OverlayCase]:
+def _dataset_folder(folder: Path) -> Path:
+    return folder / "nnUNet_raw" / f"Dataset{DATASET_ID:03d}_{DATASET_NAME}"
+
+
+def _overlay_cases(folder: Path) -> list[OverlayCase]:
+    dataset = _dataset_folder(folder)
     domains = json.loads((dataset / "nnunet_ad.json").read_text(encoding="utf-8"))["domains"]
     cases = []
     for reference in sorted((dataset / "labelsTs").iterdir()):

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from nnunet_ad.testing import demo
+from nnunet_ad.testing.hospital_folder import write_hospital_folder
 
+CONVERTER = Path(__file__).parents[2] / "scripts" / "convert_hospital_data.py"
 EVALUATION = {
     "overall": [
         {"structure": "organ", "metrics": {"Dice": {"mean": 0.9}}},
@@ -24,18 +26,33 @@ EVALUATION = {
 
 def test_every_command_is_one_that_is_installed():
     scripts = {entry_point.name for entry_point in entry_points(group="console_scripts")}
-    assert {command.split()[0] for command in demo.demo_commands(Path("/demo"), "cpu")} <= scripts
+    first, *others = (command.split()[0] for command in demo.demo_commands(Path("/demo"), CONVERTER, "cpu"))
+    others.remove("python")
+    assert {first, *others} <= scripts
 
 
 def test_folders_with_spaces_stay_one_argument(tmp_path, capfd):
     folder = tmp_path / "a b"
     environment = demo.demo_environment(folder)
-    predict = next(command for command in demo.demo_commands(folder, "cpu") if "predict" in command)
+    predict = next(command for command in demo.demo_commands(folder, CONVERTER, "cpu") if "predict" in command)
     show = f"python -c 'import sys; print(sys.argv[1:])' {predict}"
     demo.run_command(show, environment)
     output = capfd.readouterr().out
     assert f"$ {show}" in output
     assert f"'{folder / 'predictions'}'" in output
+
+
+def test_the_made_folder_becomes_the_dataset_of_the_demo(tmp_path):
+    folder = tmp_path / "a b"
+    demo.empty_folder(folder)
+    write_hospital_folder(
+        folder / demo.HOSPITAL, seed=0, num_labeled=2, num_unlabeled=3, num_test=2, shape=(16, 18, 16)
+    )
+    _, convert, *_ = demo.demo_commands(folder, CONVERTER, "cpu")
+    demo.run_command(convert, demo.demo_environment(folder))
+    cases = demo._overlay_cases(folder)
+    assert [case.title.split(", ")[1] for case in cases] == ["domain A", "domain B"]
+    assert all(case.image.is_file() and case.reference.is_file() for case in cases)
 
 
 def test_commands_are_those_of_this_interpreter(tmp_path, capfd):
@@ -74,10 +91,10 @@ def test_the_whole_demo_runs_and_ends_with_the_mean_dice(tmp_path, monkeypatch, 
     monkeypatch.setattr(demo, "TRAINER", "nnUNetTrainerAD_1epoch")
     monkeypatch.setattr(demo, "ITERATIONS_PER_EPOCH", 2)
     monkeypatch.setattr(demo, "FEATURES", 4)
-    mean = demo.run_demo(tmp_path / "a demo")
+    mean = demo.run_demo(tmp_path / "a demo", CONVERTER)
     output = capfd.readouterr().out
     assert output.splitlines()[-1] == f"mean Dice {mean:.2f}"
-    for command in demo.demo_commands(tmp_path / "a demo", demo.find_device()):
+    for command in demo.demo_commands(tmp_path / "a demo", CONVERTER, demo.find_device()):
         assert f"$ {command}" in output
     for label in ("Overlay: ", "Curves:  "):
         (line,) = (line for line in output.splitlines() if line.startswith(label))
