@@ -5,6 +5,7 @@ A converter describes its dataset, and the shared parts write it:
 ``errors``        the one exception that means "the user's input or setting is wrong"
 ``cases``         a case: its name, its role, its domain, and how its volumes are read
 ``case_files``    finding the files of a benchmark's cases
+``volume_files``  whether a NIfTI, NRRD or MHA file is whole, and the volumes in it
 ``volumes``       reading volumes, and checking them
 ``frames``        reading single volumes of 4-D files
 ``folds``         the public split lists, the choice of labelled and kept-aside cases, folds

@@ -64,8 +64,8 @@ def build_parser(converter: Converter) -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="keep N of the other training cases aside, with label, to validate on: the last N of the public list "
-        "(default: 0, validate on the labelled cases themselves, as the paper does)",
+        help="keep N of the other training cases (M&Ms: subjects) aside, with label, to validate on: the last N of the "
+        "public list (default: 0, validate on the labelled cases themselves, as the paper does)",
     )
     converter.add_arguments(parser)
     return parser

@@ -1,42 +1,33 @@
 """Reading volumes, and the checks that every volume passes before it is written."""
 
-import gzip
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volume_files import DAMAGED, check_intact, image_suffix
 
 GEOMETRY_TOLERANCE = 1e-3  # mm for origins and spacings, absolute for direction cosines
-_CHUNK = 1 << 20
-_DAMAGED = "the file cannot be read, it may be truncated or of another format; get it again from its source"
 
 
 def read_volume(path: Path) -> sitk.Image:
     """Read a scalar 3-D volume with the geometry its file states.
 
     Raises:
-        ConversionError: There is no such file, it cannot be read to its end, it holds something other than one scalar
-            3-D volume, or a NIfTI file has a value that is not finite.
+        ConversionError: There is no such file, it is truncated or damaged (see
+            :func:`~nnunet_ad.conversion.volume_files.check_intact`), or it holds something other than one scalar 3-D
+            volume.
     """
     if not path.is_file():
         raise ConversionError("there is no such file; add it")
+    if image_suffix(path):
+        check_intact(path)
     try:
-        if path.suffix == ".gz":
-            _check_compressed(path)
         image = sitk.ReadImage(str(path))
-        num_bad = _num_not_finite(path) if path.name.endswith((".nii", ".nii.gz")) else 0
-    except (RuntimeError, EOFError, gzip.BadGzipFile, zlib.error, ImageFileError, HeaderDataError):
-        raise ConversionError(_DAMAGED) from None
-    if num_bad:
-        raise ConversionError(_not_finite(num_bad))
+    except RuntimeError:
+        raise ConversionError(DAMAGED) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ConversionError(
             f"found {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} value(s) a voxel, "
@@ -64,7 +55,9 @@ def check_image(image: sitk.Image) -> sitk.Image:
     values = sitk.GetArrayViewFromImage(image)
     num_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if num_bad:
-        raise ConversionError(_not_finite(num_bad))
+        raise ConversionError(
+            f"the image has {num_bad} NaN or infinite value(s), expected finite ones; repair or replace the file"
+        )
     if values.min() == values.max():
         raise ConversionError(f"every voxel of the image is {values.flat[0]:g}; replace the file")
     return image
@@ -128,26 +121,6 @@ def without_metadata(image: sitk.Image) -> sitk.Image:
     for key in image.GetMetaDataKeys():
         image.EraseMetaData(key)
     return image
-
-
-def _check_compressed(path: Path) -> None:
-    """Read a gzip file to its end, which compares its checksum; the library that reads volumes takes damaged ones."""
-    with gzip.open(path) as stream:
-        while stream.read(_CHUNK):
-            pass
-
-
-def _num_not_finite(path: Path) -> int:
-    """Count the NaN and infinite values of a NIfTI file, which the library that reads volumes turns into 0."""
-    file: Any = nib.load(path)
-    voxels = file.dataobj
-    if voxels.dtype.kind != "f":
-        return 0
-    return int(np.count_nonzero(~np.isfinite(voxels.get_unscaled())))
-
-
-def _not_finite(num_bad: int) -> str:
-    return f"the volume has {num_bad} NaN or infinite value(s), expected finite ones; repair or replace the file"
 
 
 def _by(size: Iterable[int]) -> str:

@@ -4,7 +4,6 @@
 ``labels``        ``labels.json``: which value, file, segment or contour is which structure
 ``names``         which word of a file name says mask, structure or channel
 ``sources``       finds the cases in a folder
-``files``         one NIfTI, NRRD or MHA file, whole and undamaged
 ``grid``          the voxel grid of a volume
 ``images``        one channel of one case
 ``masks``         label map, binary files, DICOM-SEG or RTSTRUCT of a case as one label map

@@ -10,9 +10,9 @@ from pathlib import Path
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import Fold
-from nnunet_ad.conversion.hospital.files import image_suffix, stem
 from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.sources import Source
+from nnunet_ad.conversion.volume_files import image_suffix, stem
 
 MIN_CASES_TO_KEEP_ASIDE = 10  # labelled; fewer all train, and validate
 SHARE_KEPT_ASIDE = 5  # a fifth

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
 
-from nnunet_ad.conversion.hospital.files import check_intact, read_file
+from nnunet_ad.conversion.volume_files import check_intact, read_file
 
 if TYPE_CHECKING:
     from nnunet_ad.conversion.dicom.series import Series

@@ -14,11 +14,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.files import check_intact, image_suffix, read_file, stem
 from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.grid import Grid, on_grid
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import split_mask_name
+from nnunet_ad.conversion.volume_files import check_intact, image_suffix, read_file, stem
 from nnunet_ad.conversion.volumes import map_label_values
 
 MAX_VOLUME_CHANGE = 0.1  # of a structure by resampling, above which a case carries a warning

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.files import num_frames
 from nnunet_ad.conversion.hospital.images import Channel
 from nnunet_ad.conversion.hospital.masks import MaskSource
 from nnunet_ad.conversion.hospital.sources import Source
+from nnunet_ad.conversion.volume_files import num_frames
 
 ALL_FRAMES = "all"
 Frames = tuple[int, ...] | str | None  # numbers, ALL_FRAMES, or None for 3-D only

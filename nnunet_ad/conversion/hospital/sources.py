@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.files import image_suffix, stem
 from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import has_word, natural_key, split_last_word, split_mask_name
+from nnunet_ad.conversion.volume_files import image_suffix, stem
 
 if TYPE_CHECKING:
     from nnunet_ad.conversion.dicom.series import Series

@@ -253,7 +253,7 @@ def test_colours(hospital, raw, refused):
 
 
 def test_file_without_permission_is_not_named(hospital, raw, refused, monkeypatch):
-    from nnunet_ad.conversion.hospital import files
+    from nnunet_ad.conversion import volume_files as files
 
     def deny(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -452,6 +452,7 @@ def test_report_shows_each_case_and_needs_no_network(hospital, raw):
     assert all(f"<h3>Liver_000{number}</h3>" in page for number in range(1, 9))
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     assert "prefers-color-scheme: dark" in page
+    assert "Cases without findings" in page and "Cases with findings" not in page
     report = json.loads((raw / NAME / "conversion_report.json").read_text())
     mask = make_arrays("ann")[1]
     millilitres = {name: np.count_nonzero(mask == value) * 0.8 * 0.9 * 2.5 / 1000 for name, value in

@@ -25,7 +25,7 @@ MAX_COSINE = 1e-3  # between axes that are called perpendicular
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20  # bytes, a multiple of every number's length
-_DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
+DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
 
 
 def image_suffix(path: Path) -> str | None:
@@ -101,7 +101,7 @@ def read_file(path: Path, frame: int | None) -> sitk.Image:
     try:
         image = reader.Execute()
     except RuntimeError:
-        raise ConversionError(_DAMAGED) from None
+        raise ConversionError(DAMAGED) from None
     _check_perpendicular(np.reshape(image.GetDirection(), (3, 3)))
     if image_suffix(path) in (".nii", ".nii.gz"):
         _check_one_geometry(path, image)
@@ -114,7 +114,7 @@ def _damage_as_error() -> Iterator[None]:
     try:
         yield
     except damage:
-        raise ConversionError(_DAMAGED) from None
+        raise ConversionError(DAMAGED) from None
     except OSError as error:  # its words would name the path
         raise ConversionError(f"the file cannot be opened ({error.strerror}); check its permissions") from None
 
@@ -125,7 +125,7 @@ def _header(path: Path) -> sitk.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        raise ConversionError(_DAMAGED) from None
+        raise ConversionError(DAMAGED) from None
     return reader
 
 
