@@ -63,7 +63,8 @@ class ReferenceStep:
         return {"denoising": denoising.item(), "difficulty": difficulty.item(), "unlabeled": unlabeled.item()}
 
     def _encode_noisy(self, image: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
-        return self.network.encoder(image, noisy_label, t)
+        encoder = self.network.encoder
+        return encoder.encode_convolved(encoder.noisy_stem.conv(torch.cat((image, noisy_label), dim=1)), t)
 
     def _foreground_weights(self, prediction: Tensor, y: Tensor) -> Tensor:
         dice, present = [], []

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TRAINERS = [
     "nnUNetTrainerAD",
     *(f"nnUNetTrainerAD_{length}" for length in ("1epoch", "5epochs", "20epochs", "50epochs", "100epochs")),
-    *(f"nnUNetTrainerAD_{part}" for part in ("NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")),
+    *(f"nnUNetTrainerAD_{part}" for part in ("demo", "NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")),
 ]
 
 LOOK = """
@@ -187,12 +187,14 @@ def test_a_target_folder_works_with_the_variable_set_by_hand(tmp_path, wheel):
     assert scratch.look("nnUNetTrainerAD", PYTHONPATH=str(target), **by_hand)["found"]
 
 
-def test_the_three_commands_run_from_a_scratch_environment(scratch, tmp_path):
+def test_the_three_commands_run_from_a_scratch_environment(scratch, tmp_path, own_trainers):
     raw = write_made_dataset(
         tmp_path / "nnUNet_raw", 101, shape=(24, 28, 24), num_labeled=2, num_unlabeled=2, num_test=1
     )
     variables = {name: str(tmp_path / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     variables |= {"NNUNET_AD_ITERATIONS": "2", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1"}
+    if scratch.kind == "wheel":  # once with trainers of the user's own, once without
+        variables[EXT_TRAINER_VARIABLE] = str(own_trainers)
     out = tmp_path / "out"
     trainer = "nnUNetTrainerAD_1epoch"
     for command in (

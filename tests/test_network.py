@@ -10,7 +10,9 @@ RESIDUAL = "ResidualEncoderUNet"
 PLAIN = "PlainConvUNet"
 
 
-def configuration(kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", dropout: str | None = None):
+def configuration(
+    kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", dropout: str | None = None, nonlin_first: bool = False
+):
     blocks = {"n_conv_per_stage": [2, 2, 1]} if kind == PLAIN else {"n_blocks_per_stage": [1, 2, 2]}
     module = {"InstanceNorm": "instancenorm", "BatchNorm": "batchnorm"}[norm]
     kwargs = {
@@ -27,6 +29,7 @@ def configuration(kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", d
         "dropout_op_kwargs": dropout and {"p": 0.5},
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
+        **({"nonlin_first": True} if nonlin_first else {}),
         **blocks,
     }
     return ConfigurationManager(
@@ -185,3 +188,8 @@ def test_step_embedding_tells_all_steps_apart():
     distance = torch.cdist(embedding, embedding) + torch.eye(1000)
     assert embedding.shape == (1000, 128)
     assert distance.min() > 1e-4
+
+
+def test_a_nonlinearity_in_front_of_the_normalisation_is_refused():
+    with pytest.raises(ValueError, match="nonlin_first"):
+        build_network(configuration(nonlin_first=True), 1, 3)

@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
         "--protocol",
         choices=PROTOCOL_NAMES,
         default="default",
-        help="paper: voxel units, one-directional ASD, an empty mask scores Dice 0 and distance 128, as the published "
-        "numbers (default: mm, symmetric distances, empty masks counted)",
+        help="paper: as the published numbers, voxel units, ASD one way, one mask empty scores Dice 0 and distance "
+        "128, both empty Dice 1 and distance 0 (default: mm, symmetric distances, empty masks counted)",
     )
     parser.add_argument(
         "--versus",
@@ -72,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_ad.evaluation.evaluate import evaluate
     from nnunet_ad.evaluation.protocol import PROTOCOLS
 
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ValueError(f"{arguments.output} is a file; give -o a folder for the results.")
     evaluation = evaluate(
         arguments.predictions,
         arguments.references,

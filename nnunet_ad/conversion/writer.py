@@ -31,6 +31,7 @@ from nnunet_ad.conversion.dataset import (
 )
 from nnunet_ad.conversion.errors import ConversionError, naming
 from nnunet_ad.conversion.sidecar import make_sidecar
+from nnunet_ad.conversion.volume_files import check_intact
 from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values, without_metadata
 
 
@@ -114,7 +115,8 @@ def _write_volume(image: sitk.Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     try:
         sitk.WriteImage(without_metadata(image), str(path), useCompression=True)
-    except RuntimeError:
+        check_intact(path)  # the library does not notice a full disk
+    except (RuntimeError, ConversionError):
         raise ConversionError(
             f"{path.name} cannot be written; check the free space and the permissions of nnUNet_raw"
         ) from None

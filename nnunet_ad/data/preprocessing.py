@@ -23,6 +23,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.images import num_channels
 
 _STAMP = "nnunet_ad"
@@ -185,6 +187,7 @@ def _stamp(preprocessing: UnlabeledPreprocessing, images: Sequence[Path]) -> dic
 
 def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None:
     preprocessing, case, images = job
+    _check_intact(case, images)
     try:
         preprocessor = preprocessing.manager.preprocessor_class(verbose=False)
         image, mask, properties = preprocessor.run_case(
@@ -216,6 +219,16 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
     temporary = folder / f".{case}.pkl"
     temporary.write_bytes(pickle.dumps(properties))
     temporary.replace(properties_file(folder, case))
+
+
+def _check_intact(case: str, images: Sequence[str]) -> None:
+    """Check that image files are whole: the reading library takes truncated ones and fills them with zeros."""
+    for image in map(Path, images):
+        if image_suffix(image):
+            try:
+                check_intact(image)
+            except ConversionError as error:
+                raise ValueError(f"unlabelled case {case}, file {image}: {error}") from None
 
 
 def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:

@@ -39,8 +39,12 @@ STRUCTURE_ALIASES: dict[str, tuple[str, ...]] = {
     "AA": ("ascendingaorta", "aortaascending"),
     "LAC": ("leftatrium", "leftatriumcavity", "leftatrialcavity", "leftatriumbloodcavity", "la"),
     "LVC": ("leftventricle", "leftventriclecavity", "leftventricularcavity", "leftventriclebloodcavity", "lv"),
+    "RV": ("rightventricle", "rightventriclecavity", "rightventricularcavity", "rightventriclebloodcavity"),
     "MYO": ("myocardium", "leftventriclemyocardium", "leftventricularmyocardium", "myocardiumofleftventricle"),
 }
+
+# Structures of the benchmarks whose published tables do not name them.
+LASEG_STRUCTURES, MNMS_STRUCTURES = ("LAC",), ("LVC", "MYO", "RV")
 
 
 @dataclass(frozen=True)
@@ -133,32 +137,31 @@ def _values(result: dict[str, Any], benchmark: Benchmark) -> dict[str, Value]:
     rows = {row["structure"]: row["metrics"] for row in result["overall"]}
     mean = rows.pop(MEAN)
     values = {metric: _value(mean[metric], metric) for metric in benchmark.metric_columns if metric in mean}
+    columns = _match_structures(list(rows), benchmark.part_columns or LASEG_STRUCTURES, benchmark)
     if benchmark.part_columns:
-        for structure, column in _match_structures(list(rows), benchmark).items():
-            values[column] = _value(rows[structure]["Dice"], "Dice")
-    elif len(rows) != 1:
-        raise ValueError(f"the result has the structures {', '.join(rows)}; {benchmark.name} has one.")
+        values |= {column: _value(rows[structure]["Dice"], "Dice") for structure, column in columns.items()}
     return values
 
 
-def _match_structures(structures: Sequence[str], benchmark: Benchmark) -> dict[str, str]:
-    """Return the column of each of our structures."""
+def _match_structures(structures: Sequence[str], expected: Sequence[str], benchmark: Benchmark) -> dict[str, str]:
+    """Return the published short name of each of our structures."""
     known = {
-        alias: column
-        for column in benchmark.part_columns
-        for alias in (_normalised(column), *STRUCTURE_ALIASES.get(column, ()))
+        alias: column for column in expected for alias in (_normalised(column), *STRUCTURE_ALIASES.get(column, ()))
     }
     matched = {name: known[_normalised(name)] for name in structures if _normalised(name) in known}
-    if len(matched) != len(structures) or sorted(matched.values()) != sorted(benchmark.part_columns):
+    if len(matched) != len(structures) or sorted(matched.values()) != sorted(expected):
         raise ValueError(
             f"the result has the structures {', '.join(structures)}; {benchmark.name} has "
-            f"{', '.join(benchmark.part_columns)}. Evaluate predictions of that benchmark and give its dataset by -d."
+            f"{', '.join(expected)}. Evaluate predictions of that benchmark and give its dataset by -d."
         )
     return matched
 
 
 def _domain_values(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> dict[str, Value]:
     """Return our Dice of each target domain and, where all are there, their mean."""
+    for result in results:
+        structures = [row["structure"] for row in result["overall"] if row["structure"] != MEAN]
+        _match_structures(structures, MNMS_STRUCTURES, benchmark)
     values: dict[str, Value] = {}
     for row in (row for result in results for row in result["per_domain"] if row["structure"] == MEAN):
         domain = _domain(row["domain"])

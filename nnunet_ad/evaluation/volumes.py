@@ -10,6 +10,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volume_files import check_intact, image_suffix
+
 Labels: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]
 
@@ -39,10 +42,17 @@ def read_labels(path: Path) -> LabelVolume:
     """Read a label map.
 
     Raises:
-        ValueError: the file cannot be read, is not a 2-D or 3-D image of one channel, or has values that are no labels.
+        ValueError: the file cannot be read, is truncated or damaged, is not a 2-D or 3-D image of one channel, or has
+            values that are no labels.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file.")
     try:
+        if image_suffix(path):
+            check_intact(path)
         image = sitk.ReadImage(str(path))
+    except ConversionError as error:
+        raise ValueError(f"{path}: {error}.") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None

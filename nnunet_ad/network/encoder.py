@@ -22,7 +22,7 @@ class ADEncoder(nn.Module):
         num_classes: K, channels of a noisy label.
 
     Raises:
-        ValueError: If the encoder is of another kind or normalises over the batch.
+        ValueError: If the encoder is of another kind, normalises over the batch, or normalises after the nonlinearity.
     """
 
     def __init__(self, image_encoder: PlainConvEncoder | ResidualEncoder, num_classes: int):
@@ -38,8 +38,13 @@ class ADEncoder(nn.Module):
                 "the plans normalise over the batch, which would mix the statistics of labelled, unlabelled and noisy "
                 "inputs; use plans with instance normalisation (nnU-Net's default)"
             )
-        self.image_encoder = image_encoder
         image_stem = _first_unit(image_encoder)
+        if image_encoder.norm_op is not None and isinstance(image_stem.all_modules[-1], image_encoder.norm_op):
+            raise ValueError(
+                "the plans put the nonlinearity in front of the normalisation (nonlin_first), so that the diffusion "
+                "step could not enter between them; use plans with the normalisation first (nnU-Net's default)"
+            )
+        self.image_encoder = image_encoder
         self.noisy_stem = _stem_like(image_stem, image_encoder, image_stem.input_channels + num_classes)
         self.step_embedding = StepEmbedding(_EMBEDDING_DIM)
         channels = [image_stem.output_channels]
@@ -70,9 +75,15 @@ class ADEncoder(nn.Module):
 
     def encode_noisy(self, image_part: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
         """Return the features of :meth:`forward` from :meth:`image_part` of the image."""
+        conv = self.noisy_stem.conv
+        label_part = conv._conv_forward(noisy_label, conv.weight[:, -noisy_label.shape[1] :], None)
+        return self.encode_convolved(image_part + label_part, t)
+
+    def encode_convolved(self, x: Tensor, t: Tensor) -> list[Tensor]:
+        """Return the features of :meth:`forward` from what the noisy stem's convolution makes of [x, y_t]."""
         embedding = self.step_embedding(t)
         stem_modulation, *stage_modulations = self.modulations
-        x = self._run_noisy_stem(image_part, noisy_label, stem_modulation, embedding)
+        x = _run_behind_convolution(self.noisy_stem, x, stem_modulation, embedding)
         x = _run_units(_units_after_stem(self.image_encoder), x)
         skips = [x]
         for stage, modulation in zip(self.image_encoder.stages[1:], stage_modulations, strict=True):
@@ -80,16 +91,6 @@ class ADEncoder(nn.Module):
             x = _run_units(others, _run_unit(first, x, modulation, embedding))
             skips.append(x)
         return skips
-
-    def _run_noisy_stem(
-        self, image_part: Tensor, noisy_label: Tensor, modulation: StepModulation, embedding: Tensor
-    ) -> Tensor:
-        """Convolve [x, y_t], as the sum of its two parts, and go on as :func:`_run_unit`."""
-        conv, *others, nonlinearity = self.noisy_stem.all_modules
-        x = image_part + conv._conv_forward(noisy_label, conv.weight[:, -noisy_label.shape[1] :], None)
-        for module in others:
-            x = module(x)
-        return nonlinearity(modulation(x, embedding))
 
 
 Unit = ConvDropoutNormReLU | BasicBlockD | BottleneckD
@@ -141,12 +142,18 @@ def _run_units(units: list[Unit], x: Tensor) -> Tensor:
 def _run_unit(unit: Unit, x: Tensor, modulation: StepModulation, embedding: Tensor) -> Tensor:
     """Run a block with the modulation between its first normalisation and the nonlinearity behind it."""
     if isinstance(unit, ConvDropoutNormReLU):
-        *until_norm, nonlinearity = unit.all_modules
-        for module in until_norm:
-            x = module(x)
-        return nonlinearity(modulation(x, embedding))
+        return _run_behind_convolution(unit, unit.conv(x), modulation, embedding)
     residual = unit.skip(x)
     out = unit.conv2(_run_unit(unit.conv1, x, modulation, embedding))
     if isinstance(unit, BottleneckD):
         return unit.nonlin3(unit.conv3(out) + residual)
     return unit.nonlin2(out + residual)
+
+
+def _run_behind_convolution(
+    unit: ConvDropoutNormReLU, x: Tensor, modulation: StepModulation, embedding: Tensor
+) -> Tensor:
+    _, *until_norm, nonlinearity = unit.all_modules
+    for module in until_norm:
+        x = module(x)
+    return nonlinearity(modulation(x, embedding))

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -8,12 +12,33 @@ from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE, load_public_split, make_fold
 from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values
 from nnunet_ad.conversion.writer import write_dataset
+from nnunet_ad.testing.benchmark_trees.laseg import write_laseg_tree
 
 
 def volume(values, spacing=1.0):
     image = sitk.GetImageFromArray(np.asarray(values))
     image.SetSpacing((spacing,) * 3)
     return image
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    """The library that writes volumes returns without an error when the file could not take all bytes."""
+    write_laseg_tree(tmp_path / "input", shape=(24, 20, 18))
+    code = (
+        "import resource, signal, sys\n"
+        "from nnunet_ad.conversion.command_line import run\n"
+        "from nnunet_ad.conversion.laseg import CONVERTER\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "sys.exit(run(CONVERTER, ['-i', sys.argv[1]]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "input")],
+        env={**os.environ, "nnUNet_raw": str(tmp_path / "raw")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written; check the free space" in done.stderr
+    assert not list((tmp_path / "raw").iterdir())
 
 
 def test_fold_takes_the_first_as_labelled_and_the_last_as_val():

@@ -130,9 +130,19 @@ def test_folds_that_start_at_once_do_the_work_once(preprocessing, images, monkey
 def test_an_unreadable_image_is_named_and_leaves_nothing(preprocessing, images):
     bad = sorted(images)[0]
     images[bad][0].write_bytes(b"no image")
-    with pytest.raises(ValueError, match=f"unlabelled case {bad} could not be preprocessed"):
+    with pytest.raises(ValueError, match=f"unlabelled case {bad}, file .*cannot be read"):
         preprocess_unlabeled(preprocessing, images, num_processes=1)
     assert not list(preprocessing.folder.glob(f"{bad}*"))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.98])
+def test_a_truncated_image_is_named(preprocessing, images, share):
+    case = sorted(images)[1]
+    file = images[case][0]
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(ValueError, match=f"unlabelled case {case}.*truncated"):
+        preprocess_unlabeled(preprocessing, images, num_processes=1)
+    assert not list(preprocessing.folder.glob(f"{case}*"))
 
 
 def test_nan_is_named(preprocessing, tmp_path):

@@ -99,13 +99,20 @@ def test_heart_by_structure_in_the_order_of_the_paper(tmp_path, capsys):
 
 
 def test_domains_are_gathered_from_several_results(tmp_path, capsys):
-    labels = {"background": 0, "LV": 1, "MYO": 2}
+    labels = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
     paths = [evaluated(tmp_path / name, labels, {"a": name}) for name in ("A", "vendor B", "C")]
     _, text, _ = compared(capsys, "MnMs_2pct", *paths)
     assert cells(text, "ours") == ["-", "75.00", "75.00", "75.00", "-"]
     paths.append(evaluated(tmp_path / "D", labels, {"a": "D"}, prediction=LEFT))
     _, text, _ = compared(capsys, "MnMs_2pct", *paths)
     assert cells(text, "ours") == ["81.25", "75.00", "75.00", "75.00", "100.00"]
+
+
+def test_another_domain_is_not_a_target(tmp_path, capsys):
+    labels = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
+    status, _, error = compared(capsys, "MnMs_2pct", evaluated(tmp_path, labels, {"a": "CT"}))
+    assert status == 1
+    assert "the result has a domain 'CT'; MnMs_2pct has the target domains A, B, C, D" in error
 
 
 def test_the_table_is_written_as_markdown(tmp_path):
@@ -119,8 +126,8 @@ def test_the_table_is_written_as_markdown(tmp_path):
     ("benchmark", "message"),
     [
         ("Synapse_20pct", "the result has the structures left, right; Synapse_20pct has Sp"),
-        ("LASeg_5pct", "the result has the structures left, right; LASeg_5pct has one"),
-        ("MnMs_2pct", "the result has a domain 'CT'; MnMs_2pct has the target domains A, B, C, D"),
+        ("LASeg_5pct", "the result has the structures left, right; LASeg_5pct has LAC"),
+        ("MnMs_2pct", "the result has the structures left, right; MnMs_2pct has LVC, MYO, RV"),
     ],
 )
 def test_results_of_another_dataset_are_refused(tmp_path, capsys, benchmark, message):
@@ -130,12 +137,12 @@ def test_results_of_another_dataset_are_refused(tmp_path, capsys, benchmark, mes
 
 
 def test_results_without_domains_are_refused_where_there_should_be_some(tmp_path, capsys):
-    path = evaluated(tmp_path, {"background": 0, "left": 1})
+    path = evaluated(tmp_path, {"background": 0, "LV": 1, "MYO": 2, "RV": 3})
     assert "the result has no domains" in compared(capsys, "MnMs_5pct", path)[2]
 
 
 def test_a_domain_given_twice_is_refused(tmp_path, capsys):
-    path = evaluated(tmp_path, {"background": 0, "left": 1}, {"a": "A"})
+    path = evaluated(tmp_path, {"background": 0, "LV": 1, "MYO": 2, "RV": 3}, {"a": "A"})
     assert "domain A occurs in two of the results" in compared(capsys, "MnMs_5pct", path, path)[2]
 
 

@@ -280,6 +280,23 @@ class TestMissing:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("folder", ["pred", "ref"])
+    @pytest.mark.parametrize("share", [0.5, 0.9])
+    def test_a_truncated_label_map_is_no_result(self, data, capsys, folder, share):
+        file = data / folder / "b.nii.gz"
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+        assert run(data) == 1
+        error = capsys.readouterr().err
+        assert str(file) in error and "truncated" in error
+        assert not (data / "out").exists()
+
+    def test_an_output_that_is_a_file_shows_before_the_work(self, data, capsys):
+        (data / "out").write_text("mine")
+        shutil.rmtree(data / "pred")
+        assert run(data) == 1
+        assert "is a file; give -o a folder" in capsys.readouterr().err
+        assert (data / "out").read_text() == "mine"
+
     """One clear sentence for each mistake."""
 
     def test_shape(self, data, capsys):
@@ -333,7 +350,7 @@ class TestErrors:
 
     def test_unreadable_file(self, data, capsys):
         (data / "pred" / "b.nii.gz").write_bytes(b"no image")
-        assert "b.nii.gz cannot be read as an image" in error_of(data, capsys)
+        assert "b.nii.gz: the file cannot be read" in error_of(data, capsys)
 
     def test_colour_image(self, data, capsys):
         image = sitk.GetImageFromArray(np.zeros((*SHAPE, 3), np.uint8), isVector=True)

@@ -226,7 +226,7 @@ def test_an_unreadable_image_is_named(trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken_0000.nii.gz").write_bytes(b"not an image")
     assert rank(tmp_path / "out", "-i", str(tmp_path / "images")) == 1
-    assert "case broken could not be preprocessed" in capsys.readouterr().err
+    assert "case broken, file " in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_ad.config import ADConfig
+from nnunet_ad.config import PRESETS, ADConfig
 from nnunet_ad.trainer import nnUNetTrainerAD
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "reference_step.py"
@@ -52,3 +52,17 @@ def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, 
         torch.testing.assert_close(first, second, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
     before = started(**settings).network.parameters()
     assert any((a - b).abs().max() > 1e-3 for a, b in zip(before, theirs.network.parameters(), strict=True))
+
+
+def test_the_joint_gradient_is_clipped_and_the_optimiser_is_that_of_table_8(started):
+    trainer = started(max_gradient_norm=0.01)
+    group = trainer.optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (1e-2, 0.9, 3e-5, True)
+    trainer.train_step(batch())
+    norms = [p.grad.norm() for p in trainer.network.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_presets_are_those_of_table_8():
+    rates = {name: preset.learning_rate for name, preset in PRESETS.items()}
+    assert rates == {"LASeg": 1e-2, "Synapse": 3e-2, "MMWHS": 5e-3, "MnMs": 1e-2}
