@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
 from nnunet_ad.conversion.dicom.files import check_modality, number_of, read_dataset, text_of
+from nnunet_ad.conversion.dicom.series import Series
 from nnunet_ad.conversion.errors import ConversionError
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -19,7 +20,13 @@ PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a t
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
 _TAGS = ("Modality", "StructureSetROISequence", "ROIContourSequence")
-_REFERENCE_TAGS = ("Modality", "ReferencedFrameOfReferenceSequence", "ReferencedSeriesSequence")
+_REFERENCE_TAGS = (
+    "Modality",
+    "FrameOfReferenceUID",
+    "ReferencedFrameOfReferenceSequence",
+    "ReferencedSeriesSequence",
+    "StructureSetROISequence",
+)
 
 
 def structure_names(path: Path) -> list[str]:
@@ -82,13 +89,36 @@ def referenced_series(path: Path) -> str | None:
     Raises:
         ConversionError: The file cannot be read.
     """
+    uids = _referenced_uids(read_dataset(path, _REFERENCE_TAGS))
+    return uids.pop() if len(uids) == 1 else None
+
+
+def refers_to(path: Path, series: Series) -> bool:
+    """Return whether an RTSTRUCT or a DICOM-SEG may have been drawn on an image series.
+
+    It may if it refers to the series, or to its frame of reference, as to another series of the same session; or if
+    too little is stated to tell.
+
+    Raises:
+        ConversionError: The file cannot be read.
+    """
     dataset = read_dataset(path, _REFERENCE_TAGS)
+    uids = _referenced_uids(dataset)
+    frames = {text_of(dataset, "FrameOfReferenceUID")} if text_of(dataset, "Modality") == "SEG" else set()
+    frames |= {text_of(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or []}
+    frames |= {text_of(roi, "ReferencedFrameOfReferenceUID") for roi in dataset.get("StructureSetROISequence") or []}
+    frames -= {""}
+    is_stated = bool(uids or (frames and series.frame_of_reference))
+    return series.uid in uids or series.frame_of_reference in frames or not is_stated
+
+
+def _referenced_uids(dataset: pydicom.Dataset) -> set[str]:
+    """Return the SeriesInstanceUIDs that an RTSTRUCT or a DICOM-SEG refers to."""
     items = list(dataset.get("ReferencedSeriesSequence") or [])
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
         for study in frame.get("RTReferencedStudySequence") or []:
             items += study.get("RTReferencedSeriesSequence") or []
-    uids = {text_of(item, "SeriesInstanceUID") for item in items} - {""}
-    return uids.pop() if len(uids) == 1 else None
+    return {text_of(item, "SeriesInstanceUID") for item in items} - {""}
 
 
 def _read(path: Path, tags: Sequence[str]) -> pydicom.Dataset:

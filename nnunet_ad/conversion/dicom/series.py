@@ -56,6 +56,7 @@ _FIND_TAGS = (
     "SOPClassUID",
     "Modality",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
     "SeriesDescription",
     "SeriesNumber",
     "ImageType",
@@ -87,6 +88,7 @@ class Series:
         number: Its number in the study, if it has one.
         files: Its files, sorted along the slice normal; in the order of their instance numbers if they state none.
         is_localizer: Whether its images are localizers, which make no volume.
+        frame_of_reference: Its FrameOfReferenceUID, empty if it states none.
     """
 
     uid: str
@@ -95,6 +97,7 @@ class Series:
     number: int | None
     files: tuple[Path, ...]
     is_localizer: bool = False
+    frame_of_reference: str = ""
 
 
 class SeriesChoiceError(ConversionError):
@@ -247,7 +250,8 @@ def _scan(folder: Path, masks: bool) -> Iterator[list[Series]]:
         uid, is_localizer = key
         first = groups[key][0][1]
         description, number = text_of(first, "SeriesDescription"), number_of(first, "SeriesNumber")
-        yield _split(Series(uid, description, modality_of(first), number, (), is_localizer), groups[key])
+        frame = text_of(first, "FrameOfReferenceUID")
+        yield _split(Series(uid, description, modality_of(first), number, (), is_localizer, frame), groups[key])
 
 
 def _find_header(path: Path) -> pydicom.Dataset | None:

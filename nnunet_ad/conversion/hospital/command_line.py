@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, by default those of the process.
 
     Returns:
-        The exit status: 0, 1 if nothing was written because of what was printed, 130 after an interruption.
+        The exit status: 0, 1 if something could not be written because of what was printed, 130 after an interruption.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
@@ -150,6 +150,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="where structures overlap, stop, or take the later one in labels.json (default: %(default)s)",
     )
 
+    masks.add_argument(
+        "--accept-other-series",
+        action="store_true",
+        help="read DICOM masks that refer to another series than the image, as after identifiers were replaced",
+    )
+
     checks = parser.add_argument_group("checks")
     checks.add_argument(
         "--accept-outliers",
@@ -233,6 +239,7 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         resample_channels=arguments.resample_channels,
         resample_masks=arguments.resample_masks,
         later_wins=arguments.overlaps == "later",
+        accept_other_series=arguments.accept_other_series,
         reorient=arguments.reorient,
         patient_regex=arguments.patient_regex,
         patients=arguments.patients,
@@ -298,6 +305,8 @@ def _print_outcome(outcome: Outcome, options: Options, show_paths: bool) -> int:
 
 
 def _why_refused(outcome: Outcome, show_paths: bool) -> str:
+    if outcome.problem is not None:
+        return f"{SCRIPT}: error: {outcome.problem}"
     bad = [each for each in outcome.surveyed if not each.is_good]
     words = f"{SCRIPT}: error: nothing was written, {len(bad)} of {len(outcome.surveyed)} cases have errors; mend them"
     if any(each.is_good and each.case.role is Role.LABELED for each in outcome.surveyed):

@@ -9,7 +9,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunet_ad.conversion.cases import Case, Role, Volume
-from nnunet_ad.conversion.dataset import Dataset, Provenance
+from nnunet_ad.conversion.dataset import Dataset, Provenance, dataset_folder_name
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.cohort import check_cohort
@@ -22,18 +22,21 @@ from nnunet_ad.conversion.hospital.groups import (
     read_table,
     test_patients_elsewhere,
 )
-from nnunet_ad.conversion.hospital.labels import read_labels
+from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
 from nnunet_ad.conversion.hospital.mapping import check_mapping_path, mapping_text, private_file
 from nnunet_ad.conversion.hospital.masks import MaskOptions
+from nnunet_ad.conversion.hospital.names import is_utf8
 from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
 from nnunet_ad.conversion.hospital.plan import PlannedCase, plan_cases
 from nnunet_ad.conversion.hospital.reading import Reading, digest
-from nnunet_ad.conversion.hospital.report import Report, write_report
+from nnunet_ad.conversion.hospital.report import Report, check_report_folder, write_report
 from nnunet_ad.conversion.hospital.sources import Rules, Source, find_sources
 from nnunet_ad.conversion.hospital.survey import SurveyedCase, channel_part, survey_cases
-from nnunet_ad.conversion.writer import check_target, write_dataset
+from nnunet_ad.conversion.writer import check_target, raw_folder, write_dataset
 
 PROVENANCE_TEXT = "Images and masks of a hospital, converted without names; case names say nothing about patients."
+
+MAX_MINIMUM_OF_CT = -900.0  # Hounsfield units, of air
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Outcome:
         dataset: The dataset of the good cases, or None where errors keep it from being written.
         folder: The written dataset, or None.
         report: The report.
+        problem: Why the dataset as a whole may not be written, though its cases may, or None.
         reports: Its files, none if nothing was written.
     """
 
@@ -52,6 +56,7 @@ class Outcome:
     dataset: Dataset | None
     folder: Path | None
     report: Report
+    problem: str | None
     reports: tuple[Path, ...]
 
 
@@ -66,14 +71,18 @@ def convert(options: Options) -> Outcome:
         for.
 
     Raises:
-        ConversionError: A setting or a folder as a whole is wrong, no labelled case is good, or a file changed while it
-            was converted. Nothing is written then.
+        ConversionError: A setting or a folder as a whole is wrong, or a file changed while it was converted. Nothing is
+            written then. Or what goes beside the dataset cannot be written, which says that the dataset is complete.
     """
     check = partial(check_target, options.dataset_id, options.name, options.overwrite)
     if not options.dry_run:
         check()
+    _check_names(options)
+    _check_apart(options)
     if options.mapping:
-        check_mapping_path(options.mapping, options.overwrite)
+        check_mapping_path(options.mapping, options.overwrite, _inputs(options).values())
+    if options.report and not options.dry_run:
+        check_report_folder(options.report)
     labels = read_labels(options.labels)
     tables = {
         column: read_table(path, column)
@@ -86,7 +95,7 @@ def convert(options: Options) -> Outcome:
     reading = Reading(
         options.resample_channels,
         options.reorient,
-        MaskOptions(labels, options.resample_masks, options.later_wins),
+        MaskOptions(labels, options.resample_masks, options.later_wins, options.accept_other_series),
     )
     with_report = not options.dry_run or options.report is not None
     surveyed = survey_cases(cases, reading, channels, options.min_size, with_report)
@@ -98,18 +107,85 @@ def convert(options: Options) -> Outcome:
     is_refused = len(good) < len(surveyed) and not options.skip_bad
     if not is_refused and not any(each.case.role is Role.LABELED for each in good):
         is_refused = True
+    problem = None if is_refused else _lacking_structures(good, labels)
     dataset = None
-    if not is_refused:
+    if not is_refused and problem is None:
         dataset = _describe(options, good, reading, patients, domains)
-    report = Report.of(options, surveyed, domains, labels, dataset)
+    report = Report.of(options, surveyed, domains, labels, dataset, problem)
     if dataset is None or options.dry_run:
         reports = write_report(report, options.report) if options.report and not options.dry_run else ()
-        return Outcome(tuple(surveyed), dataset, None, report, reports)
+        return Outcome(tuple(surveyed), dataset, None, report, problem, reports)
     with ExitStack() as stack:
         if options.mapping:
             stack.enter_context(private_file(options.mapping, mapping_text(surveyed, patients)))
         folder = write_dataset(dataset, options.overwrite)
-    return Outcome(tuple(surveyed), dataset, folder, report, write_report(report, options.report or folder))
+    try:
+        reports = write_report(report, options.report or folder)
+    except ConversionError as error:
+        raise ConversionError(f"{dataset.folder_name} is complete in nnUNet_raw, but {error}") from None
+    return Outcome(tuple(surveyed), dataset, folder, report, None, reports)
+
+
+def _inputs(options: Options) -> dict[str, Path]:
+    """Return the input folders and files by their options."""
+    paths = {
+        "labeled": options.labeled,
+        "unlabeled": options.unlabeled,
+        "test": options.test,
+        "labels": options.labels,
+        "patients": options.patients,
+        "domains": options.domains,
+    }
+    return {option: path for option, path in paths.items() if path is not None}
+
+
+def _check_names(options: Options) -> None:
+    """Check that the paths of all inputs can be opened by the libraries that read volumes.
+
+    Raises:
+        ConversionError: One is no valid UTF-8.
+    """
+    for option, path in _inputs(options).items():
+        if not is_utf8(path.absolute()):
+            raise ConversionError(f"--{option}: the path is no valid UTF-8; rename its folders or move the input")
+
+
+def _check_apart(options: Options) -> None:
+    """Check that writing the dataset cannot replace input, nor put files among it.
+
+    Raises:
+        ConversionError: An input or the report lies inside the dataset's folder, or nnU-Net's folder inside an input.
+    """
+    name = dataset_folder_name(options.dataset_id, options.name)
+    target = (raw_folder() / name).resolve()
+    if options.report and options.report.resolve().is_relative_to(target):
+        raise ConversionError("--report: the folder is the dataset's, where the report goes anyway; leave --report out")
+    for option, path in _inputs(options).items():
+        if path.resolve().is_relative_to(target):
+            raise ConversionError(
+                f"--{option}: the input lies inside {name} in nnUNet_raw, which is to be written; keep it elsewhere"
+            )
+        if target.is_relative_to(path.resolve()):
+            raise ConversionError(
+                f"--{option}: nnUNet_raw lies inside the folder, where its datasets would be taken for cases; set "
+                "another nnUNet_raw"
+            )
+
+
+def _lacking_structures(good: Sequence[SurveyedCase], labels: Labels) -> str | None:
+    """Return what is wrong if a structure is in no labelled case, from which nothing could be learned about it."""
+    labeled = [each for each in good if each.case.role is Role.LABELED]
+    lacking = [
+        structure.name
+        for structure in labels.structures
+        if structure.name != IGNORE and not any(each.millilitres[structure.name] for each in labeled)
+    ]
+    if not lacking:
+        return None
+    return (
+        f"the dataset: no labelled case has a voxel of {', '.join(lacking)}, expected each structure in at least one; "
+        "add a case with it, look for its value and sources, or take it out of labels.json"
+    )
 
 
 def _find_all(options: Options, rules: Rules) -> list[Source]:
@@ -179,7 +255,7 @@ def _describe(
         folds=folds,
         provenance=Provenance(options.name, PROVENANCE_TEXT, "", ""),
         setting="semi-supervised" if names[Role.UNLABELED] else "supervised",
-        notes=_notes(options, folds, names[Role.UNLABELED], channel_names),
+        notes=_notes(options, good, folds, names[Role.UNLABELED], channel_names),
     )
 
 
@@ -190,7 +266,11 @@ def _stated_modality(good: Sequence[SurveyedCase]) -> str | None:
 
 
 def _notes(
-    options: Options, folds: Sequence[Fold], unlabeled: Sequence[str], channel_names: tuple[str, ...]
+    options: Options,
+    good: Sequence[SurveyedCase],
+    folds: Sequence[Fold],
+    unlabeled: Sequence[str],
+    channel_names: tuple[str, ...],
 ) -> tuple[str, ...]:
     """Return what was decided about the volumes."""
     notes = [f"channels: {', '.join(channel_names)}; nnU-Net normalises CT by the training cases, others one by one"]
@@ -200,6 +280,7 @@ def _notes(
             (options.resample_channels, "channels on another grid were resampled onto that of the first, linearly"),
             (options.resample_masks, "masks on another grid were resampled onto that of the image, nearest neighbour"),
             (options.later_wins, "where structures overlap, the later one of the label list was kept"),
+            (options.accept_other_series, "DICOM masks that refer to another series than the image were accepted"),
             (options.reorient, f"axes were swapped and flipped to {options.reorient}; no voxel was changed"),
             (options.accept_outliers, "cases unlike the rest in spacing, intensities or orientation were accepted"),
             (options.frames is not None, "volumes of 4-D files are cases of their own"),
@@ -207,6 +288,9 @@ def _notes(
         )
         if is_chosen
     ]
+    num_like_ct = sum(each.channels[0].minimum <= MAX_MINIMUM_OF_CT for each in good)
+    if channel_names == (DEFAULT_CHANNEL,) and 2 * num_like_ct > len(good):
+        notes.append("intensities look like Hounsfield units; if the images are CT, convert again with --modality CT")
     num_unused = sum(len(unlabeled) - len(fold.unlabeled) for fold in folds)
     if num_unused:
         notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
-from nnunet_ad.conversion.volumes import GEOMETRY_TOLERANCE
+MAX_SHIFT = 0.01  # of a voxel's shortest edge, for every voxel of grids that are the same up to rounding in headers,
+MAX_SHIFT_MM = 0.01  # but no more than this
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,23 @@ class Grid:
         return image
 
     def matches(self, other: "Grid") -> bool:
-        """Return whether both grids are the same up to rounding in file headers."""
-        return self.size == other.size and all(
-            np.allclose(mine, others, rtol=0, atol=GEOMETRY_TOLERANCE)
-            for mine, others in (
-                (self.spacing, other.spacing),
-                (self.origin, other.origin),
-                (self.direction, other.direction),
-            )
-        )
+        """Return whether both grids are the same up to rounding in file headers, for every voxel."""
+        return self.size == other.size and self._shift(other) <= min(MAX_SHIFT * min(other.spacing), MAX_SHIFT_MM)
+
+    def unlike(self, other: "Grid") -> str:
+        """Return this grid and the other one that was expected, in words."""
+        words = f"{self}, expected {other}"
+        return f"{words}, up to {self._shift(other):.2g} mm away" if self.size == other.size else words
+
+    def _shift(self, other: "Grid") -> float:
+        """Return how far apart in mm the same voxel of two grids of one size is at most, which is at a corner."""
+        return float(np.linalg.norm(self._corners() - other._corners(), axis=1).max())
+
+    def _corners(self) -> NDArray[np.float64]:
+        """Return the places (8, 3) of the voxels in the corners, in mm."""
+        voxels = np.array(list(product(*((0, extent - 1) for extent in self.size))), dtype=np.float64)
+        axes = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
+        return voxels @ axes.T + np.array(self.origin)
 
     @property
     def orientation(self) -> str:

@@ -11,6 +11,7 @@ from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.findings import SourceError
+from nnunet_ad.conversion.hospital.names import composed
 from nnunet_ad.conversion.hospital.sources import Source
 from nnunet_ad.conversion.volume_files import image_suffix, stem
 
@@ -43,14 +44,17 @@ def read_table(path: Path, column: str) -> dict[str, str]:
         raise ConversionError(f"{option}: the file is no UTF-8 text; save it as CSV in UTF-8") from None
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)
-    rows = list(csv.DictReader(lines, delimiter=delimiter))
-    columns = [name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        rows = list(csv.DictReader(lines, delimiter=delimiter, strict=True))
+        columns = [name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise ConversionError(f"{option}: the file is no CSV ({error}); look for a quotation mark left open") from None
     if "case" not in columns or column not in columns:
         raise ConversionError(f"{option}: the first line has not the columns 'case' and '{column}'; add them")
     table: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
         entries = {(key or "").strip().casefold(): value for key, value in row.items()}
-        case, entry = ((entries.get(key) or "").strip() for key in ("case", column))
+        case, entry = (composed((entries.get(key) or "").strip()) for key in ("case", column))
         if not case or not entry:
             raise ConversionError(f"{option}: line {number} lacks a case or a {column}; complete or remove it")
         case = case[: -len(Path(case).name)] + stem(Path(case)) if image_suffix(Path(case)) else case

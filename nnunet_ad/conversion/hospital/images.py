@@ -6,10 +6,30 @@ from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
 
-from nnunet_ad.conversion.volume_files import check_intact, read_file
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volume_files import GZIP_MAGIC, check_intact, image_suffix, read_file
 
 if TYPE_CHECKING:
     from nnunet_ad.conversion.dicom.series import Series
+
+
+def check_file(path: Path) -> None:
+    """Check that a file is whole, and that its ending says how it is compressed.
+
+    Raises:
+        ConversionError: It is not, or does not.
+    """
+    if image_suffix(path) == ".nii" and _is_gzip(path):
+        raise ConversionError("the file is called .nii, but is compressed by gzip; rename it to .nii.gz")
+    check_intact(path)
+
+
+def _is_gzip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    except OSError as error:  # its words would name the path
+        raise ConversionError(f"the file cannot be opened ({error.strerror}); check its permissions") from None
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class Channel:
             ConversionError: It is not.
         """
         if isinstance(self.source, Path):
-            check_intact(self.source)
+            check_file(self.source)
 
     def read(self) -> sitk.Image:
         """Read the volume.

@@ -10,6 +10,7 @@ In the dataset the structures are numbered from 1 in the order of the file, and 
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,8 @@ from nnunet_ad.conversion.errors import ConversionError
 
 BACKGROUND, IGNORE = "background", "ignore"
 ANYTHING = "*"  # as a source of the background: whatever has no other name
+MAX_STRUCTURES = 254  # label maps are written in uint8
+MAX_VALUE = 2**31 - 1  # of a label map that is read
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Structure:
 
     def is_called(self, name: str) -> bool:
         """Return whether a file, segment or contour of this name is this structure, whatever the case."""
-        return any(fnmatchcase(name.casefold(), source.casefold()) for source in self.sources if source != ANYTHING)
+        (name,) = _folded([name])
+        return any(fnmatchcase(name, source) for source in _folded(self.sources) if source != ANYTHING)
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,12 @@ def read_labels(path: Path) -> Labels:
         ConversionError: The file is missing or not as documented.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
+    except ConversionError:
+        raise
     except OSError as error:
         raise ConversionError(f"--labels: the file cannot be read ({error.strerror}); give a JSON file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond Python's limits
         raise ConversionError(
             f'--labels: the file is no JSON ({error}); write it as in {{"liver": 1, "tumour": 2}}'
         ) from None
@@ -95,9 +101,13 @@ def read_labels(path: Path) -> Labels:
     named = sorted((each for each in structures if each.name != BACKGROUND), key=lambda each: each.name == IGNORE)
     if not [each for each in named if each.name != IGNORE]:
         raise ConversionError("--labels: there is no structure in it; name at least one")
+    if len(named) > MAX_STRUCTURES:
+        raise ConversionError(
+            f"--labels: there are {len(named)} structures in it, expected at most {MAX_STRUCTURES}; leave some out"
+        )
     labels = Labels(tuple(named), background)
     _check_unique([value for each in (*named, background) for value in each.values], "the value")
-    _check_unique([source.casefold() for each in (*named, background) for source in each.sources], "the source")
+    _check_unique([source for each in (*named, background) for source in {*_folded(each.sources)}], "the source")
     return labels
 
 
@@ -112,6 +122,8 @@ def _structure(name: str, entry: Any) -> Structure:
     sources = _as_list(entry.get("sources", []))
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         raise ConversionError(f"--labels: the value of {name!r} is {entry['value']!r}, expected whole numbers")
+    if not all(abs(value) <= MAX_VALUE for value in values):
+        raise ConversionError(f"--labels: a value of {name!r} is beyond {MAX_VALUE}; give the values of the label maps")
     if not all(isinstance(source, str) and source for source in sources):
         raise ConversionError(f"--labels: the sources of {name!r} are {entry['sources']!r}, expected names")
     if name != BACKGROUND:
@@ -121,6 +133,11 @@ def _structure(name: str, entry: Any) -> Structure:
             raise ConversionError(f"--labels: {name!r} has the source '*', which only the background may have")
         sources = list(dict.fromkeys([name, *sources]))
     return Structure(name, tuple(values), tuple(sources))
+
+
+def _folded(names: Iterable[str]) -> list[str]:
+    """Return names as they are compared: upper or lower case alike, and accents in one or two characters."""
+    return [unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in names]
 
 
 def _as_list(entry: Any) -> list[Any]:

@@ -16,13 +16,20 @@ MODE = 0o600
 COLUMNS = ("case", "role", "found_as", "patient", "files")
 
 
-def check_mapping_path(path: Path, overwrite: bool) -> None:
+def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
     """Check that the mapping may be written there.
 
+    Args:
+        path: The place.
+        overwrite: Whether an earlier mapping may be replaced.
+        inputs: The folders and files that are read.
+
     Raises:
-        ConversionError: The place is inside one of nnU-Net's folders, which are passed on, its folder is missing, or
-            the file exists and may not be overwritten.
+        ConversionError: The place is inside one of nnU-Net's folders, which are passed on, or is an input or inside
+            one, its folder is missing, or the file exists and may not be overwritten or is no mapping.
     """
+    if any(path.resolve().is_relative_to(each.resolve()) for each in inputs):
+        raise ConversionError("--mapping: the file is one that is read or lies in a folder that is; name another place")
     for folder in (nnUNet_raw, nnUNet_preprocessed, nnUNet_results):
         if folder.is_set() and path.resolve().is_relative_to(Path(folder).resolve()):
             raise ConversionError(
@@ -33,6 +40,25 @@ def check_mapping_path(path: Path, overwrite: bool) -> None:
         raise ConversionError("--mapping: the folder of the file does not exist; make it or name another place")
     if path.is_dir() or (path.exists() and not overwrite):
         raise ConversionError("--mapping: the file exists; name another one, or add --overwrite")
+    if path.exists() and not _is_mapping(path):
+        raise ConversionError("--mapping: the file exists and is no mapping, which is never replaced; name another one")
+
+
+def _is_mapping(path: Path) -> bool:
+    """Return whether a file begins as mappings do."""
+    expected = f"{','.join(COLUMNS)}\n".encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(expected)) == expected
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ConversionError:
+    return ConversionError(
+        f"--mapping: the file cannot be written ({error.strerror}); look at the permissions and the free space there, "
+        "or name another place"
+    )
 
 
 def mapping_text(surveyed: Iterable[SurveyedCase], patients: Mapping[str, str]) -> str:
@@ -51,13 +77,23 @@ def mapping_text(surveyed: Iterable[SurveyedCase], patients: Mapping[str, str]) 
 
 @contextmanager
 def private_file(path: Path, text: str) -> Iterator[None]:
-    """Write a file that only its owner may read, in place once the body has finished without an exception."""
+    """Write a file that only its owner may read, in place once the body has finished without an exception.
+
+    Raises:
+        ConversionError: It cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE), "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            partial.unlink(missing_ok=True)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE), "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _unwritable(error) from None
         yield
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            raise ConversionError(f"the dataset is complete, but {_unwritable(error)}") from None
     finally:
         partial.unlink(missing_ok=True)

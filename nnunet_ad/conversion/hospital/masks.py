@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,10 +17,14 @@ from numpy.typing import NDArray
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.grid import Grid, on_grid
+from nnunet_ad.conversion.hospital.images import check_file
 from nnunet_ad.conversion.hospital.labels import Labels
-from nnunet_ad.conversion.hospital.names import split_mask_name
-from nnunet_ad.conversion.volume_files import check_intact, image_suffix, read_file, stem
+from nnunet_ad.conversion.hospital.names import composed, split_mask_name
+from nnunet_ad.conversion.volume_files import image_suffix, read_file, stem
 from nnunet_ad.conversion.volumes import map_label_values
+
+if TYPE_CHECKING:
+    from nnunet_ad.conversion.dicom.series import Series
 
 MAX_VOLUME_CHANGE = 0.1  # of a structure by resampling, above which a case carries a warning
 
@@ -32,11 +37,13 @@ class MaskOptions:
         labels: The structures.
         resample: Bring masks on another grid onto that of the image, nearest neighbour.
         later_wins: Where structures overlap, the later one in ``labels.json`` counts; otherwise that is an error.
+        accept_other_series: Read DICOM masks that refer to another series than the image, with a warning.
     """
 
     labels: Labels
     resample: bool
     later_wins: bool
+    accept_other_series: bool
 
 
 @dataclass(frozen=True)
@@ -70,21 +77,22 @@ class MaskSource:
         for file in self.files:
             if image_suffix(file) is not None:
                 with _counted(file, self.files):
-                    check_intact(file)
+                    check_file(file)
 
-    def read(self, grid: Grid, options: MaskOptions) -> Mask:
+    def read(self, grid: Grid, options: MaskOptions, series: "Sequence[Series]" = ()) -> Mask:
         """Read the label map.
 
         Args:
             grid: The grid of the images.
             options: How masks are read.
+            series: The DICOM series of the images; none if they are files.
 
         Returns:
             A uint8 volume on ``grid``.
 
         Raises:
             ConversionError: A file cannot be read or is on another grid, a value or name is not in ``labels.json``,
-                structures overlap, or nothing is marked.
+                a DICOM mask refers to another series, structures overlap, or nothing is marked.
         """
         numbers = [self._number_of(file, options.labels) for file in self.files]
         if len(self.files) == 1 and numbers == [None] and image_suffix(self.files[0]) is not None:
@@ -93,6 +101,8 @@ class MaskSource:
         warnings: list[str] = []
         for file, number in zip(self.files, numbers, strict=True):
             with _counted(file, self.files):
+                if series and image_suffix(file) is None:
+                    warnings += _check_series(file, series, options.accept_other_series)
                 for structure in self._structures(file, number, grid, options):
                     warnings += composed.add(structure)
         return Mask(composed.image(), tuple(dict.fromkeys(warnings)))
@@ -101,7 +111,7 @@ class MaskSource:
         """Return the structure that a file is named after."""
         if image_suffix(file) is None:
             return None
-        name = stem(file)
+        name = composed(stem(file))
         names = [file.name, name, split_mask_name(name, labels)[1] or ""]
         if name.startswith(self.case):
             names.append(name[len(self.case) :].lstrip("_-. "))
@@ -115,6 +125,7 @@ class MaskSource:
             )
         image = self._read_file(self.files[0])
         _check_whole_numbers(image)
+        _check_other_value(image, options.labels)
         image, warnings = _bring_to(image, grid, options.resample)
         return Mask(map_label_values(image, options.labels.values), warnings)
 
@@ -164,8 +175,6 @@ class _Composition:
             ConversionError: It overlaps another one, and neither may win.
         """
         name = _name(structure.number, self._options.labels)
-        if not structure.voxels.any():
-            return [*structure.warnings, f"the mask of {name} marks no voxel; check that this case has none"]
         others = structure.voxels & (self._values != 0) & (self._values != structure.number)
         num_overlapping = int(np.count_nonzero(others))
         if num_overlapping and not self._options.later_wins:
@@ -186,6 +195,25 @@ class _Composition:
         if not self._values.any():
             raise ConversionError("the mask is empty, no voxel is marked; repair or replace the mask")
         return on_grid(sitk.GetImageFromArray(self._values), self._grid)
+
+
+def _check_series(file: Path, series: "Sequence[Series]", accept: bool) -> tuple[str, ...]:
+    """Check that a DICOM mask was drawn on one of the images, or return a warning that it was not.
+
+    Raises:
+        ConversionError: It refers to another series, and that is not accepted.
+    """
+    from nnunet_ad.conversion.dicom.rtstruct import refers_to
+
+    if any(refers_to(file, each) for each in series):
+        return ()
+    words = "the mask refers to another DICOM series and frame of reference than the image has"
+    if accept:
+        return (f"{words}; check that it is the same patient's",)
+    raise ConversionError(
+        f"{words}, as another patient's would; find the right partner, or, if identifiers were replaced, add "
+        "--accept-other-series"
+    )
 
 
 def _read_dicom(file: Path, grid: Grid, options: MaskOptions) -> Iterator[_MarkedStructure]:
@@ -243,6 +271,23 @@ def _check_whole_numbers(image: sitk.Image) -> None:
         )
 
 
+def _check_other_value(image: sitk.Image, labels: Labels) -> None:
+    """Check that a binary mask of the only structure has its value, as 1 and not 255.
+
+    Raises:
+        ConversionError: It has another one.
+    """
+    others = [int(value) for value in np.unique(sitk.GetArrayViewFromImage(image)).tolist() if value]
+    if len(labels.structures) == 1 and len(others) == 1 and others[0] not in labels.values:
+        (structure,) = labels.structures
+        expected = " or ".join(map(str, structure.values))
+        values = ", ".join(map(str, (*structure.values, *others)))
+        raise ConversionError(
+            f"the mask has the value {others[0]} beside 0, expected {expected} for {structure.name}; if it marks that, "
+            f'add the value to labels.json, as in {{"{structure.name}": [{values}]}}'
+        )
+
+
 def _check_binary(image: sitk.Image) -> None:
     _check_whole_numbers(image)
     found = np.unique(sitk.GetArrayViewFromImage(image))
@@ -265,7 +310,7 @@ def _bring_to(image: sitk.Image, grid: Grid, resample: bool) -> tuple[sitk.Image
         return on_grid(image, grid), ()
     if not resample:
         raise ConversionError(
-            f"the mask lies on another grid than the image: {found}, expected {grid}; find the right partner, or add "
+            f"the mask lies on another grid than the image: {found.unlike(grid)}; find the right partner, or add "
             "--resample-masks"
         )
     resampled = sitk.Resample(image, grid.empty_image(), sitk.Transform(), sitk.sitkNearestNeighbor, 0)

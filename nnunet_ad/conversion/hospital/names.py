@@ -1,12 +1,28 @@
 """Which word of a file name says mask, structure or channel, and which part of it is the case."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 from nnunet_ad.conversion.hospital.labels import Labels
 
 MASK_WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap")
 SEPARATORS = "_-. "
+
+
+def composed(name: str) -> str:
+    """Return a name with accents as systems compare them: some write one character for ``é``, others two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a path is valid UTF-8, which the libraries that read volumes want."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def split_last_word(name: str, words: Iterable[str]) -> tuple[str, str | None]:

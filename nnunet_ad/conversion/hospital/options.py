@@ -30,6 +30,7 @@ class Options:
         resample_channels: Bring channels onto the grid of the first.
         resample_masks: Bring masks onto the grid of the image.
         later_wins: Where structures overlap, the later one in ``labels.json`` counts.
+        accept_other_series: Read DICOM masks that refer to another series than the image.
         reorient: Orientation to bring all volumes to, or None.
         patient_regex: Pattern of the patient in a case's name, or None.
         patients: Table of patients, or None.
@@ -60,6 +61,7 @@ class Options:
     resample_channels: bool = False
     resample_masks: bool = False
     later_wins: bool = False
+    accept_other_series: bool = False
     reorient: str | None = None
     patient_regex: re.Pattern[str] | None = None
     patients: Path | None = None

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -45,12 +46,17 @@ class Reading:
             return on_grid(image, grid)
         if not self.resample_channels:
             raise ConversionError(
-                f"the image lies on another grid than the first channel: {found}, expected {grid}; find the right "
-                "partner, or add --resample-channels"
+                f"the image lies on another grid than the first channel: {found.unlike(grid)}; find the "
+                "right partner, or add --resample-channels"
             )
         image = sitk.Cast(image, sitk.sitkFloat32)
         low = float(sitk.GetArrayViewFromImage(image).min())
-        return sitk.Resample(image, grid.empty_image(), sitk.Transform(), sitk.sitkLinear, low)
+        resampled = sitk.Resample(image, grid.empty_image(), sitk.Transform(), sitk.sitkLinear, low)
+        if sitk.GetArrayViewFromImage(resampled).max() == low < sitk.GetArrayViewFromImage(image).max():
+            raise ConversionError(
+                f"the image does not overlap the first channel: {found.unlike(grid)}; find the right partner"
+            )
+        return resampled
 
     def mask(self, case: PlannedCase, grid: Grid) -> Mask:
         """Read the mask of a case that has one, not yet reoriented.
@@ -59,7 +65,8 @@ class Reading:
             ConversionError: As :meth:`nnunet_ad.conversion.hospital.masks.MaskSource.read`.
         """
         assert case.mask is not None
-        return case.mask.read(grid, self.masks)
+        series = [each.source for each in case.channels if not isinstance(each.source, Path)]
+        return case.mask.read(grid, self.masks, series)
 
     def finish(self, volume: sitk.Image) -> sitk.Image:
         """Reorient a volume, if that is wanted."""

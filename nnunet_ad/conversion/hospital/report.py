@@ -46,6 +46,7 @@ class Report:
         domains: Mapping[str, str],
         labels: Labels,
         dataset: Dataset | None,
+        problem: str | None,
     ) -> "Report":
         """Describe a conversion.
 
@@ -55,6 +56,7 @@ class Report:
             domains: Domain of each case.
             labels: The structures.
             dataset: The dataset, or None if it may not be written.
+            problem: Why the dataset as a whole may not be written, or None.
         """
         content = {
             "format_version": FORMAT_VERSION,
@@ -62,7 +64,7 @@ class Report:
             "dataset": dataset_folder_name(options.dataset_id, options.name),
             "written": dataset is not None,
             "labels": labels.numbers,
-            "notes": list(dataset.notes) if dataset else [],
+            "notes": list(dataset.notes) if dataset else [problem] if problem else [],
             "summary": _summary(surveyed, dataset is not None),
             "cases": [_case(each, domains[each.case.name], dataset is not None) for each in surveyed],
         }
@@ -99,6 +101,25 @@ class Report:
         return list(self.content["summary"].items())
 
 
+def check_report_folder(folder: Path) -> None:
+    """Make the folder of the report, and check that files can be written there.
+
+    Raises:
+        ConversionError: They cannot.
+    """
+    probe = folder / f".{JSON_FILE}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> ConversionError:
+    return ConversionError(f"the report cannot be written ({error.strerror}); name another folder with --report")
+
+
 def write_report(report: Report, folder: Path) -> tuple[Path, ...]:
     """Write both files of the report.
 
@@ -120,9 +141,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, ...]:
             partial.write_text(text, encoding="utf-8")
             files.append(partial.replace(folder / name))
     except OSError as error:
-        raise ConversionError(
-            f"the report cannot be written ({error.strerror}); name another folder with --report"
-        ) from None
+        raise _unwritable(error) from None
     return tuple(files)
 
 

@@ -11,7 +11,7 @@ a word for mask (``mask``, ``seg`` …) or is a structure's in ``labels.json``, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,15 @@ from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
-from nnunet_ad.conversion.hospital.names import has_word, natural_key, split_last_word, split_mask_name
+from nnunet_ad.conversion.hospital.names import (
+    MASK_WORDS,
+    composed,
+    has_word,
+    is_utf8,
+    natural_key,
+    split_last_word,
+    split_mask_name,
+)
 from nnunet_ad.conversion.volume_files import image_suffix, stem
 
 if TYPE_CHECKING:
@@ -119,6 +127,10 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
             raise ConversionError(f"--{role}: there is a folder {MASKS}/ but no {IMAGES}/ beside it; add it")
         else:
             piles = _one_by_one(entries, rules)
+        if role is Role.UNLABELED:
+            piles = _without_likely_images_as_masks(piles, rules)
+    except SourceError as error:
+        raise error.at(f"--{role}") from None
     except OSError as error:
         raise ConversionError(f"--{role}: the folder cannot be listed ({error.strerror}); give another one") from None
     if not piles:
@@ -129,7 +141,18 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not _is_hidden(path))
+    """Return what is in a folder, sorted, hidden files apart.
+
+    Raises:
+        ConversionError: Something in it is neither a file nor a folder, or has a name that libraries cannot open.
+    """
+    entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
+    for entry in entries:
+        if not is_utf8(entry):
+            raise SourceError("the name of a file or folder is no valid UTF-8; rename it", ascii(entry.name))
+        if not (entry.is_file() or entry.is_dir()):
+            raise SourceError("an entry is a broken link or no file at all, as a pipe; repair or remove it", entry.name)
+    return entries
 
 
 def _is_hidden(path: Path) -> bool:
@@ -153,7 +176,7 @@ def _one_by_one(entries: Sequence[Path], rules: Rules) -> dict[str, _Pile]:
     piles: dict[str, _Pile] = {}
     for entry in entries:
         if entry.is_dir():
-            pile = piles.setdefault(entry.name, _Pile())
+            pile = piles.setdefault(composed(entry.name), _Pile())
             pile.top.append(entry)
             for file in _files_below(entry):
                 in_masks = any(part.casefold() == MASKS for part in file.relative_to(entry).parts[:-1])
@@ -169,12 +192,35 @@ def _one_by_one(entries: Sequence[Path], rules: Rules) -> dict[str, _Pile]:
     return piles
 
 
+def _without_likely_images_as_masks(piles: dict[str, _Pile], rules: Rules) -> dict[str, _Pile]:
+    """Return piles where files that only end in a structure's name are masks only beside an image.
+
+    Where no mask is expected, ``Patient_a.nii.gz`` is rather the image of a patient than the mask of a structure a.
+    """
+    sorted_anew: dict[str, _Pile] = {}
+    for name, pile in piles.items():
+        likely = [] if rules.mask_pattern else [file for file in pile.masks if not _has_mask_word(file, rules)]
+        if pile.images or pile.dicom or not likely:
+            sorted_anew[name] = pile
+        elif any(entry.is_dir() for entry in pile.top):
+            sorted_anew[name] = replace(pile, images=likely, masks=[file for file in pile.masks if file not in likely])
+        else:
+            for file in likely:
+                sorted_anew[_case_of_file(file, False, rules)] = replace(pile, images=[file], masks=[], top=[file])
+    return sorted_anew
+
+
+def _has_mask_word(file: Path, rules: Rules) -> bool:
+    name, structure = split_mask_name(composed(stem(file)), rules.labels)
+    return structure == "" or split_last_word(name, MASK_WORDS)[1] is not None
+
+
 def _paired(images: Path, masks: Path | None, rules: Rules) -> dict[str, _Pile]:
     """Sort the entries of ``images/`` by cases, and those of ``masks/`` to them."""
     piles: dict[str, _Pile] = {}
     for entry in _entries(images):
         if not _is_companion(entry):
-            name = entry.name if entry.is_dir() else _case_of_file(entry, False, rules)
+            name = composed(entry.name) if entry.is_dir() else _case_of_file(entry, False, rules)
             pile = piles.setdefault(name, _Pile())
             pile.top.append(entry)
             for file in _files_below(entry):
@@ -182,7 +228,7 @@ def _paired(images: Path, masks: Path | None, rules: Rules) -> dict[str, _Pile]:
     for entry in _entries(masks) if masks else []:
         if _is_companion(entry):
             continue
-        name = entry.name if entry.is_dir() else stem(entry)
+        name = composed(entry.name if entry.is_dir() else stem(entry))
         if name not in piles:
             name = split_mask_name(name, rules.labels)[0] or name
         pile = piles.setdefault(name, _Pile())
@@ -193,7 +239,7 @@ def _paired(images: Path, masks: Path | None, rules: Rules) -> dict[str, _Pile]:
 
 
 def _case_of_file(file: Path, is_mask: bool, rules: Rules) -> str:
-    name = stem(file)
+    name = composed(stem(file))
     if is_mask:
         return split_mask_name(name, rules.labels)[0] or name
     if len(rules.channels) > 1:
@@ -205,10 +251,10 @@ def _is_mask(file: Path, rules: Rules) -> bool:
     if image_suffix(file) is None:
         return False
     if rules.mask_pattern is not None:
-        return fnmatchcase(file.name, rules.mask_pattern)
+        return fnmatchcase(composed(file.name), composed(rules.mask_pattern))
     if rules.labels.number_of((file.name, stem(file))) is not None:
         return True
-    return split_mask_name(stem(file), rules.labels)[1] is not None
+    return split_mask_name(composed(stem(file)), rules.labels)[1] is not None
 
 
 def _is_dicom(file: Path) -> bool:
@@ -269,9 +315,10 @@ def _choose_files(pile: _Pile, rules: Rules) -> tuple[Path, ...]:
     chosen = []
     for channel, pattern in zip(rules.channels, rules.image_patterns, strict=True):
         if pattern is not None:
-            files = [file for file in pile.images if file in pile.top or fnmatchcase(file.name, pattern)]
+            pattern = composed(pattern)
+            files = [file for file in pile.images if file in pile.top or fnmatchcase(composed(file.name), pattern)]
         elif len(rules.channels) > 1:
-            files = [file for file in pile.images if has_word(stem(file), channel)]
+            files = [file for file in pile.images if has_word(composed(stem(file)), composed(channel))]
         else:
             files = pile.images
         if len(files) != 1:

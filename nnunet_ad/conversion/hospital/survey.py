@@ -11,6 +11,7 @@ from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.checks import image_problems
 from nnunet_ad.conversion.hospital.findings import Finding, Severity
 from nnunet_ad.conversion.hospital.grid import Grid
+from nnunet_ad.conversion.hospital.labels import IGNORE
 from nnunet_ad.conversion.hospital.plan import PlannedCase
 from nnunet_ad.conversion.hospital.reading import Reading, digest
 from nnunet_ad.conversion.hospital.thumbnails import draw_thumbnail
@@ -25,12 +26,14 @@ class ChannelFacts:
 
     Attributes:
         digest: Of its voxels.
+        minimum: Of the intensities.
         low: 0.5 percentile of the intensities.
         high: 99.5 percentile.
         modality: As DICOM states it, or None.
     """
 
     digest: str
+    minimum: float
     low: float
     high: float
     modality: str | None
@@ -143,9 +146,19 @@ def _survey_mask(surveyed: SurveyedCase, reading: Reading) -> sitk.Image | None:
     surveyed.millilitres = {
         name: float(counts[number]) * millilitres if number < len(counts) else 0.0
         for name, number in reading.masks.labels.numbers.items()
-        if number
+        if number and name != IGNORE
     }
+    surveyed.findings += [_lacking(case, name) for name, volume in surveyed.millilitres.items() if not volume]
     return image
+
+
+def _lacking(case: PlannedCase, name: str) -> Finding:
+    words = (
+        f"no voxel is {name}, hence the case counts as one without it; if it was not contoured rather than absent, "
+        "contour it, mark where it may be as 'ignore', or leave the case out"
+    )
+    assert case.mask is not None
+    return Finding(case.name, "mask", words, words, Severity.WARNING, case.mask.files)
 
 
 def _facts(image: sitk.Image, modality: str | None) -> ChannelFacts:
@@ -155,4 +168,5 @@ def _facts(image: sitk.Image, modality: str | None) -> ChannelFacts:
     low, high = np.percentile(sample, PERCENTILES) if sample.size else (0.0, 0.0)
     if low == high and sample.size:
         low, high = sample.min(), sample.max()
-    return ChannelFacts(digest(image), float(low), float(high), modality)
+    minimum = float(voxels.min())
+    return ChannelFacts(digest(image), minimum, float(low), float(high), modality)

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 
-from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, structure_names
+from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, refers_to, structure_names
 from nnunet_ad.conversion.dicom.series import find_masks, find_series, read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_series
@@ -73,6 +75,24 @@ def test_ellipse_has_its_area_and_centre(tmp_path):
     z, y, x = np.argwhere(mask).mean(axis=0)
     assert z == 1
     assert (x * 0.5, y * 0.8) == pytest.approx((31.3, 37.7), abs=0.05)
+
+
+def test_what_a_mask_refers_to(tmp_path, series):
+    files, _ = series
+    (mine,) = find_series(tmp_path / "images")
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": []})
+    other = replace(mine, uid="1.2.3")
+    elsewhere = replace(other, frame_of_reference="1.2.4")
+    assert [refers_to(tmp_path / "rt.dcm", each) for each in (mine, other, elsewhere)] == [True, True, False]
+    assert not refers_to(tmp_path / "rt.dcm", replace(other, frame_of_reference=""))
+    dataset = pydicom.dcmread(tmp_path / "rt.dcm")
+    del dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    dataset.save_as(tmp_path / "rt.dcm")
+    assert [refers_to(tmp_path / "rt.dcm", each) for each in (mine, other, elsewhere)] == [True, True, False]
+    assert refers_to(tmp_path / "rt.dcm", replace(elsewhere, frame_of_reference="")), "too little is stated to tell"
+    del dataset.ReferencedFrameOfReferenceSequence
+    dataset.save_as(tmp_path / "rt.dcm")
+    assert refers_to(tmp_path / "rt.dcm", elsewhere), "nothing is stated"
 
 
 def test_the_grid_may_run_another_way(tmp_path, series):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,8 @@ from hospital_helpers import (
     write,
     written,
 )
+
+from nnunet_ad.conversion.hospital.grid import Grid
 
 IMAGE, MASK, ALONE = "labeled/images/ann.nii.gz", "labeled/masks/ann.nii.gz", "unlabeled/eva.nii.gz"
 
@@ -65,6 +68,14 @@ def test_volume_cut_before_it_was_compressed(hospital, raw, refused):
     path = hospital / ALONE
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-200]))
     refused(convert(hospital), "Liver_0005", "truncated")
+
+
+@pytest.mark.parametrize("file", [IMAGE, MASK, ALONE])
+def test_compressed_file_with_the_ending_of_others(file, hospital, raw, refused):
+    path = hospital / file
+    path.rename(path.with_suffix(""))
+    assert path.with_suffix("").name.endswith(".nii")
+    refused(convert(hospital), "the file is called .nii, but is compressed by gzip; rename it to .nii.gz")
 
 
 def test_file_of_another_format(hospital, raw, refused):
@@ -114,6 +125,36 @@ def test_mask_on_another_grid(what, hospital, raw, refused):
 
     change(hospital / MASK, alter)
     refused(convert(hospital), "Liver_0001", "the mask lies on another grid", "--resample-masks")
+
+
+def test_grids_are_the_same_if_no_voxel_is_elsewhere():
+    grid = Grid((512, 512, 300), (0.7, 0.7, 1.0), (-180.0, -170.0, 30.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    rounded = replace(grid, spacing=tuple(float(np.float32(each)) for each in grid.spacing))
+    assert rounded.matches(grid)
+    assert replace(grid, origin=(-180.0065, -170.0, 30.0)).matches(grid)
+    assert not replace(grid, origin=(-180.0075, -170.0, 30.0)).matches(grid), "over 0.01 voxels"
+    assert not replace(grid, spacing=(0.7009, 0.7, 1.0)).matches(grid), "0.46 mm at the far end"
+    tilted = replace(grid, direction=(1, 0, 0, 0, 1, 9e-4, 0, -9e-4, 1))
+    assert not tilted.matches(grid), "0.3 mm at the far end"
+    assert not replace(grid, origin=(np.nan, 0, 0)).matches(grid)
+    coarse = Grid((20, 20, 20), (5.0, 5.0, 5.0), (0.0, 0.0, 0.0), grid.direction)
+    assert replace(coarse, origin=(0.009, 0.0, 0.0)).matches(coarse)
+    assert not replace(coarse, origin=(0.011, 0.0, 0.0)).matches(coarse), "over 0.01 mm"
+
+
+def test_mask_on_a_rounded_grid_gets_that_of_the_image(hospital, raw, refused):
+    expected = sitk.ReadImage(str(hospital / IMAGE))
+    change(hospital / MASK, lambda volume: set_spacing(volume, (0.8004, 0.9, 2.5)))
+    assert convert(hospital) == 0
+    label = written(raw, "labelsTr/Liver_0001.nii.gz")
+    image = written(raw, "imagesTr/Liver_0001_0000.nii.gz")
+    for name in ("Spacing", "Origin", "Direction"):
+        found = getattr(label, f"Get{name}")()
+        assert found == getattr(image, f"Get{name}")()
+        np.testing.assert_allclose(found, getattr(expected, f"Get{name}")(), atol=1e-5)
+    shutil.rmtree(raw)
+    change(hospital / MASK, lambda volume: set_spacing(volume, (0.8009, 0.9, 2.5)))
+    refused(convert(hospital), "Liver_0001", "the mask lies on another grid", "up to 0.0099 mm away")
 
 
 def test_mask_on_another_grid_is_resampled_if_wanted(hospital, raw):
@@ -233,6 +274,16 @@ def test_value_without_a_name(value, hospital, raw, refused):
     change_voxels(hospital / MASK, set_voxel(value, np.int16))
     refused(convert(hospital), "Liver_0001", f"{value}", "expected only [0, 1, 2]")
     (hospital / "labels.json").write_text(json.dumps({"liver": 1, "tumour": 2, "background": value}))
+    assert convert(hospital) == 0
+
+
+def test_mask_of_the_only_structure_with_another_value(hospital, raw, refused):
+    (hospital / "labels.json").write_text('{"liver": 1}')
+    for path in hospital.rglob("masks/*"):
+        change_voxels(path, lambda array: 255 * (array > 0).astype(np.uint8))
+    words = "the mask has the value 255 beside 0, expected 1 for liver", 'as in {"liver": [1, 255]}'
+    refused(convert(hospital), "Liver_0001", *words)
+    (hospital / "labels.json").write_text('{"liver": [1, 255]}')
     assert convert(hospital) == 0
 
 

@@ -25,6 +25,8 @@ from hospital_helpers import (
     written,
 )
 
+from nnunet_ad.conversion.hospital import mapping as mapping_module
+from nnunet_ad.conversion.hospital.report import Report
 from nnunet_ad.testing.hospital_folder import write_hospital_folder
 from nnunet_ad.testing.made_dataset import write_made_dataset
 
@@ -81,6 +83,16 @@ def test_values_become_consecutive_in_the_order_of_the_list(hospital, raw):
     mask = make_arrays("ann")[1]
     np.testing.assert_array_equal(label, np.select([mask == 2, mask == 1], [1, 2]))
     assert json.loads((raw / NAME / "dataset.json").read_text())["labels"] == {"background": 0, "tumour": 1, "liver": 2}
+
+
+def test_intensities_like_those_of_ct_suggest_the_modality(hospital, raw, capsys):
+    words = "note: intensities look like Hounsfield units; if the images are CT, convert again with --modality CT"
+    for path in hospital.rglob("images/*"):
+        change(path, lambda volume: volume - 1024)
+    assert convert(hospital, "--accept-outliers") == 0
+    assert words in capsys.readouterr().out
+    assert convert(hospital, "--accept-outliers", "--modality", "CT", "--overwrite") == 0
+    assert words not in capsys.readouterr().out
 
 
 def test_two_runs_write_the_same_bytes(hospital, raw):
@@ -252,6 +264,16 @@ def test_channels_on_another_grid_are_resampled_if_wanted(hospital, raw):
     assert first.GetOrigin() == second.GetOrigin()
 
 
+def test_channels_that_do_not_overlap_are_told(hospital, raw, refused):
+    def far_away(volume):
+        volume.SetOrigin((900, 900, 900))
+        return volume
+
+    _write_two_channels(hospital, second=far_away)
+    status = convert(hospital, "--channels", "T1", "T2", "--resample-channels")
+    refused(status, "Liver_0001", "image of channel T2: the image does not overlap the first channel", "right partner")
+
+
 @pytest.mark.parametrize(("frames", "expected"), [(["0"], [0]), (["2", "0"], [2, 0]), (["all"], [0, 1, 2])])
 def test_frames_of_4d_files_become_cases(frames, expected, hospital, raw):
     for path in (hospital / "unlabeled").iterdir():
@@ -297,6 +319,56 @@ def test_mapping_is_for_the_owner_only_and_lies_outside(hospital, raw, tmp_path,
         assert "--mapping: the file would lie inside" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["labels.json", "domains.csv", "labeled/images/ann.nii.gz", "unlabeled/new.csv"])
+def test_mapping_never_replaces_input(file, hospital, raw, refused):
+    table = hospital / "domains.csv"
+    table.write_text("case,domain\n" + "".join(f"{case},A\n" for case in ALL_CASES))
+    before = {path: path.read_bytes() for path in hospital.rglob("*") if path.is_file()}
+    options = ("--domains", table, "--overwrite", "--mapping", hospital / file)
+    refused(convert(hospital, *options), "--mapping: ", "name another")
+    assert {path: path.read_bytes() for path in hospital.rglob("*") if path.is_file()} == before
+
+
+def test_mapping_replaces_only_a_mapping(hospital, raw, tmp_path, refused):
+    mapping = tmp_path / "mine.csv"
+    for content in (b"", b"\xff\xfe", b"case,role\n", b"precious\n"):
+        mapping.write_bytes(content)
+        refused(convert(hospital, "--mapping", mapping, "--overwrite"), "--mapping: the file exists and is no mapping")
+        assert mapping.read_bytes() == content
+    mapping.unlink()
+    assert convert(hospital, "--mapping", mapping) == 0
+    first = mapping.read_bytes()
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    assert mapping.read_bytes() == first
+
+
+def test_mapping_that_cannot_be_written_is_named(hospital, raw, tmp_path, refused, monkeypatch):
+    def deny(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(mapping_module.os, "open", deny)
+    line = refused(convert(hospital, "--mapping", tmp_path / "m.csv"), "--mapping: the file cannot be written")
+    assert "Permission denied" in line and "nnUNet_raw" not in line
+
+
+@pytest.mark.parametrize("inside", ["labeled", "unlabeled", "labels.json"])
+def test_input_inside_the_dataset_is_never_deleted(inside, hospital, raw, capsys):
+    (raw / NAME).mkdir(parents=True)
+    (hospital / inside).rename(raw / NAME / inside)
+    (hospital / inside).symlink_to(raw / NAME / inside)
+    before = files_below(raw)
+    assert convert(hospital, "--overwrite") == 1
+    option = "labels" if inside == "labels.json" else inside
+    assert f"--{option}: the input lies inside {NAME} in nnUNet_raw" in capsys.readouterr().err
+    assert files_below(raw) == before
+
+
+def test_dataset_inside_the_input_is_refused(hospital, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_raw", str(hospital / "unlabeled" / "raw"))
+    assert convert(hospital, "--dry-run") == 1
+    assert "--unlabeled: nnUNet_raw lies inside the folder" in capsys.readouterr().err
+
+
 def test_without_mapping_there_is_none(hospital, raw, tmp_path):
     before = set(tmp_path.rglob("*"))
     assert convert(hospital) == 0
@@ -308,6 +380,34 @@ def test_mapping_is_not_written_if_the_dataset_is_not(hospital, raw, tmp_path, r
     (hospital / "unlabeled" / "eva.nii.gz").write_bytes(b"nothing")
     refused(convert(hospital, "--mapping", tmp_path / "mapping.csv"), "Liver_0005")
     assert not list(tmp_path.glob("*mapping*"))
+
+
+# Report
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_report_that_cannot_be_written_is_told_first(name, hospital, raw, tmp_path, refused):
+    (tmp_path / "file").write_text("mine")
+    (hospital / "unlabeled" / "eva.nii.gz").write_bytes(b"never read")
+    line = refused(convert(hospital, "--report", tmp_path / name), "error: the report cannot be written", "--report")
+    assert "Liver_0005" not in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_report_in_the_folder_of_the_dataset_is_refused(hospital, raw, refused):
+    refused(convert(hospital, "--report", raw / NAME), "--report: the folder is the dataset's")
+
+
+@pytest.mark.parametrize("options", [(), ("--report", "report")])
+def test_dataset_is_called_complete_if_the_report_fails_late(options, hospital, raw, tmp_path, monkeypatch, capsys):
+    def fail(report):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Report, "as_json", fail)
+    assert convert(hospital, *options) == 1
+    assert f"{NAME} is complete in nnUNet_raw, but the report cannot be written (No space" in capsys.readouterr().err
+    assert len(list((raw / NAME / "imagesTr").iterdir())) == 4
 
 
 def test_headers_hold_nothing_but_the_volume(hospital, raw):

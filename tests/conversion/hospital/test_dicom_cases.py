@@ -76,6 +76,36 @@ def test_trees_with_segmentations_and_contours(hospital, raw):
     assert len(list((raw / NAME / "imagesUnlabeled").iterdir())) == 3
 
 
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_mask_of_another_patient_on_the_same_grid(kind, hospital, raw, refused, tmp_path, capsys):
+    others = series_of("ann", tmp_path / "other", elements={"FrameOfReferenceUID": "1.2.3"})
+    write_masks(kind, "ann", others, hospital / "labeled" / "ann" / "study" / "masks.dcm")
+    words = "mask: the mask refers to another DICOM series and frame of reference"
+    line = refused(convert(hospital, "--overlaps", "later"), "Liver_0001", words, "--accept-other-series")
+    assert "1.2." not in line
+    assert convert(hospital, "--overlaps", "later", "--accept-other-series") == 0
+    assert f"warning: Liver_0001 (labeled 1 of 4), {words}" in capsys.readouterr().err
+    assert "that refer to another series" in (raw / NAME / "nnunet_ad.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_mask_of_another_series_of_the_same_session_is_fine(kind, hospital, raw, tmp_path, capsys):
+    write_masks(kind, "ann", series_of("ann", tmp_path / "o"), hospital / "labeled" / "ann" / "study" / "masks.dcm")
+    assert convert(hospital, "--overlaps", "later") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_mask_of_a_file_image_needs_no_reference(kind, hospital, raw):
+    folder = hospital / "labeled" / "ann" / "study"
+    shutil.rmtree(folder / "series 2")
+    image = sitk.GetImageFromArray(make_arrays("ann")[0])
+    image.SetSpacing(SPACING)
+    image.SetOrigin(ORIGIN)
+    sitk.WriteImage(image, str(folder / "ct.nii.gz"))
+    assert convert(hospital, "--overlaps", "later") == 0
+
+
 def test_masks_folder_and_reorientation(hospital, raw):
     for case in CASES["labeled"]:
         folder = hospital / "labeled" / case

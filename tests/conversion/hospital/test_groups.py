@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hospital_helpers import ALL_CASES, NAME, convert
@@ -9,6 +10,7 @@ from hospital_helpers import ALL_CASES, NAME, convert
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
+from nnunet_ad.conversion.hospital.command_line import LAYOUTS
 from nnunet_ad.conversion.hospital.groups import make_folds, patient_of, read_table
 from nnunet_ad.conversion.hospital.labels import read_labels
 from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
@@ -107,6 +109,8 @@ def test_a_case_missing_in_a_table_is_told(hospital, raw, refused, tmp_path):
         ("name,domain\na,b\n", "has not the columns 'case' and 'domain'"),
         ("case,domain\na,\n", "line 2 lacks a case or a domain"),
         ("case,domain\na,b\na.nii.gz,c\n", "line 3 gives a case another domain"),
+        ('case,domain\na,"b\nc,d\n', "the file is no CSV .*quotation mark"),
+        ('"case,domain\n' + "a,b\n" * 50_000, "the file is no CSV .*quotation mark"),
     ],
 )
 def test_tables_that_are_wrong(text, message, tmp_path):
@@ -141,7 +145,12 @@ def test_tables_of_any_separator_and_ending(tmp_path):
         ('{"liver": {"sources": ["*"]}}', "only the background may have"),
         ('{"liver": {"valeu": 1}}', "'valeu'"),
         ('{" ": 1}', "empty name"),
+        (json.dumps({f"s{number}": number for number in range(1, 256)}), "255 structures in it, expected at most 254"),
+        ('{"liver": ' + "9" * 5000 + "}", "the file is no JSON"),
+        ('{"liver": ' + "9" * 20 + "}", "a value of 'liver' is beyond 2147483647"),
+        ('{"liver": ' + "[" * 100_000, "the file is no JSON"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_labels_that_are_wrong(text, message, tmp_path):
     (tmp_path / "labels.json").write_text(text)
@@ -156,6 +165,23 @@ def test_labels_have_values_sources_background_and_ignore_last(tmp_path):
     assert labels.numbers == {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}
     assert labels.values == {0: 0, 7: 0, 8: 0, 1: 1, 5: 1, 2: 2, 255: 3}
     assert [labels.number_of([name]) for name in ("LIVER", "hcc 1", "spleen")] == [1, 2, None]
+
+
+def test_the_examples_of_the_help_and_the_documentation_are_read(tmp_path):
+    examples = re.findall(r'^ *({"liver".*?})(?: {2}.*)?$', LAYOUTS, re.MULTILINE)
+    documentation = (Path(__file__).parents[3] / "docs" / "hospital-data.md").read_text(encoding="utf-8")
+    examples += re.findall(r"```json\n(.*?)```", documentation, re.DOTALL)
+    assert len(examples) == 4
+    for example in examples:
+        (tmp_path / "labels.json").write_text(example)
+        assert read_labels(tmp_path / "labels.json").number_of(["liver"]) == 1
+
+
+def test_a_structure_may_name_a_source_twice_and_the_file_may_begin_with_a_mark(tmp_path):
+    content = {"liver": {"value": 1, "sources": ["Liver", "a", "A"]}, "background": {"sources": ["b", "B"]}}
+    (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    labels = read_labels(tmp_path / "labels.json")
+    assert [labels.number_of([name]) for name in ("LIVER", "a", "b")] == [1, 1, 0]
 
 
 def test_words_of_names():

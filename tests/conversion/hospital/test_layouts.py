@@ -1,11 +1,15 @@
 """How the cases of a folder are found, and which file is the mask."""
 
 import json
+import os
+import unicodedata
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hospital_helpers import CASES, NAME, convert, make_arrays, make_volume, write, written
+from hospital_helpers import ALL_CASES, CASES, NAME, change_voxels, convert, make_arrays, make_volume, write, written
+
+from nnunet_ad.conversion.hospital.labels import Structure
 
 
 def relayout(hospital, image_name, mask_name):
@@ -64,6 +68,54 @@ def test_unknown_files_are_told(file, hospital, raw, refused):
     refused(convert(hospital), "1 file(s) are no NIfTI, NRRD or MHA", "convert or remove")
 
 
+@pytest.mark.parametrize(
+    "name", ["unlabeled/M\udcfcller.nii.gz", "unlabeled/M\udcfcller/a.dcm", "labeled/masks/\udcfc"]
+)
+def test_names_that_are_no_utf8(name, hospital, raw, refused):
+    path = hospital / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    except OSError:
+        pytest.skip("the file system has names in UTF-8 only")
+    role = name.split("/")[0]
+    line = refused(convert(hospital), f"--{role}: the name of a file or folder is no valid UTF-8; rename it")
+    assert "ller" not in line
+    assert r"\udcfc" in refused(convert(hospital, "--show-paths"), f"--{role}: the name of a file")
+
+
+def test_path_of_the_input_that_is_no_utf8(hospital, raw, refused):
+    try:
+        hospital = hospital.rename(hospital.with_name("M\udcfcller"))
+    except OSError:
+        pytest.skip("the file system has names in UTF-8 only")
+    assert "ller" not in refused(convert(hospital), "--labeled: the path is no valid UTF-8")
+
+
+@pytest.mark.parametrize("folder", ["unlabeled", "labeled/images", "labeled/masks", "unlabeled/case"])
+@pytest.mark.parametrize("kind", ["link", "loop", "pipe"])
+def test_entries_that_are_no_files(kind, folder, hospital, raw, refused):
+    (hospital / folder).mkdir(exist_ok=True)
+    path = hospital / folder / "smith.dcm"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(hospital / "nowhere" if kind == "link" else path)
+    assert "smith" not in refused(convert(hospital), f"--{folder.split('/')[0]}: an entry is a broken link or no file")
+
+
+def test_accents_may_be_one_character_or_two(hospital, raw, tmp_path):
+    one, two = (unicodedata.normalize(form, "José") for form in ("NFC", "NFD"))
+    (hospital / "labeled/images/ann.nii.gz").rename(hospital / f"labeled/images/{two}.nii.gz")
+    (hospital / "labeled/masks/ann.nii.gz").rename(hospital / f"labeled/masks/{one}.nii.gz")
+    (tmp_path / "d.csv").write_text("case,domain\n" + "".join(f"{case},A\n" for case in (two, *ALL_CASES[1:])))
+    labels = {"liver": 1, unicodedata.normalize("NFD", "Zyste é"): 2}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    assert convert(hospital, "--domains", tmp_path / "d.csv") == 0
+    structure = Structure("s", (), (unicodedata.normalize("NFD", "É*"),))
+    assert structure.is_called(unicodedata.normalize("NFC", "éa"))
+
+
 def test_ambiguous_files_are_listed_with_the_way_to_say_it(hospital, raw, refused, capsys):
     relayout(hospital, "{0}/mr.nii.gz", "{0}/mask.nii.gz")
     write(make_volume(make_arrays("ann")[0] + 1, "ann"), hospital / "labeled" / "ann" / "late.nii.gz")
@@ -84,6 +136,22 @@ def test_masks_of_unlabelled_cases_are_never_opened(hospital, raw):
     (hospital / "unlabeled" / "eva_mask.nii.gz").write_bytes(b"never")
     assert convert(hospital) == 0
     assert len(list((raw / NAME / "imagesUnlabeled").iterdir())) == 3
+
+
+def test_unlabelled_images_that_end_as_a_structure_are_images(hospital, raw):
+    (hospital / "labels.json").write_text(json.dumps({"a": 1, "b": 2}))
+    folder = hospital / "unlabeled"
+    (folder / "eva.nii.gz").rename(folder / "Patient_a.nii.gz")
+    (folder / "fay.nii.gz").rename(folder / "Patient_b.nii.gz")
+    (folder / "case").mkdir()
+    (folder / "gus.nii.gz").rename(folder / "case" / "scan_a.nii.gz")
+    for never in ("Patient_c_mask.nii.gz", "case/scan_mask.nii.gz"):
+        (folder / never).write_bytes(b"never")
+    (folder / "Patient_c.nii.gz").write_bytes((hospital / "test" / "images" / "hal.nii.gz").read_bytes())
+    (hospital / "test").rename(hospital / "unused")
+    (folder / "Patient_c_b.nii.gz").write_bytes(b"never")
+    assert convert(hospital) == 0
+    assert len(list((raw / NAME / "imagesUnlabeled").iterdir())) == 4
 
 
 def test_masks_without_images(hospital, raw, refused):
@@ -144,6 +212,8 @@ def test_binary_file_without_a_name(hospital, raw, refused):
     assert "smith.nii.gz" in refused(convert(hospital, "--show-paths"), "Liver_0001", "named after no structure")
     labels = {"liver": 1, "tumour": 2, "background": {"sources": ["*"]}}
     (hospital / "labels.json").write_text(json.dumps(labels))
+    refused(convert(hospital), "the dataset: no labelled case has a voxel of tumour")
+    (hospital / "labels.json").write_text(json.dumps({"liver": 1, "background": {"value": 2, "sources": ["*"]}}))
     assert convert(hospital) == 0
     assert_first_label(raw, np.where(make_arrays("ann")[1] == 1, 1, 0))
 
@@ -162,7 +232,40 @@ def test_binary_file_with_several_values(hospital, raw, refused):
     refused(convert(hospital), "Liver_0001", "the mask of one structure has the values 0, 1, 2", "one file a structure")
 
 
-def test_structure_that_marks_nothing_carries_a_warning(hospital, raw, capsys):
-    write_binary_masks(hospital, {"liver.nii.gz": [1], "tumour.nii.gz": [7]})
+@pytest.mark.parametrize("kind", ["label map", "empty file", "no file"])
+def test_structure_that_a_case_lacks_carries_a_warning(kind, hospital, raw, capsys):
+    labels = {"liver": 1, "tumour": 2, "ignore": 9}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    if kind == "label map":
+        change_voxels(hospital / "labeled" / "masks" / "ann.nii.gz", lambda array: np.where(array == 2, 1, array))
+    else:
+        write_binary_masks(hospital, {"liver.nii.gz": 1, "tumour.nii.gz": 2})
+        path = hospital / "labeled" / "masks" / "ann" / "tumour.nii.gz"
+        if kind == "empty file":
+            change_voxels(path, np.zeros_like)
+        else:
+            path.unlink()
     assert convert(hospital) == 0
-    assert "warning: Liver_0001 (labeled 1 of 4), mask: the mask of tumour marks no voxel" in capsys.readouterr().err
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "Liver_0001 (labeled 1 of 4), mask: no voxel is tumour" in warnings[0] and "not contoured" in warnings[0]
+
+
+@pytest.mark.parametrize("options", [(), ("--skip-bad",), ("--dry-run",)])
+def test_structure_that_all_labelled_cases_lack_is_refused(options, hospital, raw, refused, tmp_path):
+    labels = {"liver": 1, "tumour": 2, "vessel": 3, "ignore": 9}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    change_voxels(hospital / "test" / "masks" / "hal.nii.gz", lambda array: np.where(array == 2, 3, array))
+    status = convert(hospital, *options, "--report", tmp_path / "report")
+    refused(status, "the dataset: no labelled case has a voxel of vessel", "labels.json")
+    if "--dry-run" not in options:
+        assert "no labelled case has a voxel of vessel" in (tmp_path / "report" / "conversion_report.html").read_text()
+
+
+def test_structure_of_left_out_cases_only_is_refused(hospital, raw, refused):
+    for case in CASES["labeled"][1:]:
+        path = hospital / "labeled" / "masks" / f"{case}.nii.gz"
+        change_voxels(path, lambda array: np.where(array == 2, 1, array))
+    assert convert(hospital, "--dry-run") == 0
+    (hospital / "labeled" / "images" / "ann.nii.gz").write_bytes(b"")
+    refused(convert(hospital, "--skip-bad"), "the dataset: no labelled case has a voxel of tumour")
