@@ -281,7 +281,7 @@ class TestMissing:
 
 class TestErrors:
     @pytest.mark.parametrize("folder", ["pred", "ref"])
-    @pytest.mark.parametrize("share", [0.5, 0.9])
+    @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
     def test_a_truncated_label_map_is_no_result(self, data, capsys, folder, share):
         file = data / folder / "b.nii.gz"
         file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
@@ -289,6 +289,21 @@ class TestErrors:
         error = capsys.readouterr().err
         assert str(file) in error and "truncated" in error
         assert not (data / "out").exists()
+
+    def test_a_flipped_bit_and_half_a_plain_file(self, data, capsys):
+        file = data / "pred" / "b.nii.gz"
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content)
+        assert "b.nii.gz" in error_of(data, capsys)
+        file.unlink()
+        plain = write_labels(data / "pred" / "b.nii", box({1: LEFT}))
+        plain.write_bytes(plain.read_bytes()[:600])
+        assert "b.nii" in error_of(data, capsys)
+
+    def test_nan_is_no_background(self, data, capsys):
+        write_labels(data / "pred" / "b.nii.gz", np.full(SHAPE, np.nan, np.float32))
+        assert "NaN" in error_of(data, capsys)
 
     def test_an_output_that_is_a_file_shows_before_the_work(self, data, capsys):
         (data / "out").write_text("mine")
@@ -350,7 +365,7 @@ class TestErrors:
 
     def test_unreadable_file(self, data, capsys):
         (data / "pred" / "b.nii.gz").write_bytes(b"no image")
-        assert "b.nii.gz: the file cannot be read" in error_of(data, capsys)
+        assert "b.nii.gz cannot be read as an image" in error_of(data, capsys)
 
     def test_colour_image(self, data, capsys):
         image = sitk.GetImageFromArray(np.zeros((*SHAPE, 3), np.uint8), isVector=True)
