@@ -3,15 +3,16 @@
 ``default`` is the honest one: millimetres; a structure that neither mask has is left out and counted; one that only one
 of the masks has scores Dice 0 and has no distance, which is counted.
 
-``paper`` scores as the published tables do, so that a table compares like with like:
+``paper`` holds the conventions of the published numbers as far as they are known, so that a table compares like with
+like; those marked * are this package's reading, which the paper does not state:
 
 - Dice, Jaccard, HD95 and ASD of ``medpy.metric.binary`` without spacing, so distances are in voxels *of the grid of
   the files*; published distances refer to each benchmark's preprocessed grid.
 - ASD goes one way, from the prediction's surface to the reference's.
-- One of the masks empty: Dice 0, Jaccard 0, HD95 128, ASD 128, whichever of the two it is.
-- Both empty: full agreement, so Dice and Jaccard 1 and the distances 0.
-- Mean over runs, then over cases, then over structures; ± is the standard deviation over runs, divided by the number of
-  runs (numpy's default), of the mean over cases and structures.
+- An empty prediction: Dice 0 and distance 128; Jaccard 0, and the same for an empty reference *.
+- Both empty *: full agreement, so Dice and Jaccard 1 and the distances 0.
+- Mean *: over runs, then over cases, then over structures; ± is the standard deviation over runs, divided by the number
+  of runs (numpy's default), of the mean over cases and structures.
 """
 
 import math

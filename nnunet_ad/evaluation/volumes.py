@@ -1,7 +1,5 @@
 """Reads label maps and checks that two of them lie on one grid."""
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,11 +10,13 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volume_files import check_intact, image_suffix
+
 Labels: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]
 
 MAX_LABEL = 65535
-_GZIP_MAGIC = b"\x1f\x8b"
 # Corners of two grids may lie this far apart, as a part of the smallest voxel spacing: what headers lose by rounding.
 GRID_TOLERANCE = 0.1
 
@@ -48,7 +48,11 @@ def read_labels(path: Path) -> LabelVolume:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
     try:
+        if image_suffix(path):
+            check_intact(path)
         image = sitk.ReadImage(str(path))
+    except ConversionError as error:
+        raise ValueError(f"{path}: {error}.") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ValueError(f"{path} cannot be read as an image: {reason}") from None
@@ -57,7 +61,6 @@ def read_labels(path: Path) -> LabelVolume:
             f"{path} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} channels; "
             "a label map is 2-D or 3-D and has one channel."
         )
-    _check_whole(path, image)
     return LabelVolume(
         labels=_as_labels(sitk.GetArrayFromImage(image), path),
         spacing=tuple(image.GetSpacing()[::-1]),
@@ -96,35 +99,6 @@ def check_same_grid(case: str, prediction: LabelVolume, reference: LabelVolume) 
 def boxes_of_labels(labels: Labels) -> dict[int, Box]:
     """Return the bounding box of every label value but 0 that occurs."""
     return {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
-
-
-def _check_whole(path: Path, image: sitk.Image) -> None:
-    """Check that a NIfTI file, or a compressed one, was read from all its bytes: the library takes truncated ones.
-
-    Raises:
-        ValueError: the file is truncated or damaged, or holds NaN, which the library reads as 0.
-    """
-    if image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64):
-        _check_floats(path)
-        return
-    try:
-        content = path.read_bytes()
-        num_bytes = len(gzip.decompress(content) if content[:2] == _GZIP_MAGIC else content)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        num_bytes = 0
-    needed = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
-    if path.name.endswith((".nii", ".nii.gz")) and num_bytes < needed:
-        raise ValueError(f"{path} is truncated or damaged; copy or predict it again.")
-
-
-def _check_floats(path: Path) -> None:
-    from nnunet_ad.conversion.volume_files import check_intact, image_suffix  # slow to import, and seldom needed
-
-    if image_suffix(path):
-        try:
-            check_intact(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}.") from None
 
 
 def _as_labels(values: Labels, path: Path) -> Labels:

@@ -365,7 +365,7 @@ class TestErrors:
 
     def test_unreadable_file(self, data, capsys):
         (data / "pred" / "b.nii.gz").write_bytes(b"no image")
-        assert "b.nii.gz cannot be read as an image" in error_of(data, capsys)
+        assert "b.nii.gz: the file cannot be read" in error_of(data, capsys)
 
     def test_colour_image(self, data, capsys):
         image = sitk.GetImageFromArray(np.zeros((*SHAPE, 3), np.uint8), isVector=True)
