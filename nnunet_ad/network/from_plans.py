@@ -3,6 +3,7 @@
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from nnunet_ad.network.channels_last import fast_norm
 from nnunet_ad.network.network import ADNetwork
 
 
@@ -17,17 +18,18 @@ def build_network(configuration: ConfigurationManager, num_input_channels: int, 
     Raises:
         ValueError: If the plans name another architecture or normalise over the batch.
     """
+    arch_kwargs = dict(configuration.network_arch_init_kwargs)
+    arch_kwargs["norm_op"] = fast_norm(arch_kwargs.get("norm_op"), arch_kwargs.get("norm_op_kwargs"))
     host = get_network_from_plans(
         configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
+        arch_kwargs,
         configuration.network_arch_init_kwargs_req_import,
         num_input_channels,
         num_classes,
         allow_init=True,
         deep_supervision=False,
     )
-    num_convs = configuration.network_arch_init_kwargs["n_conv_per_stage_decoder"]
-    num_stages = configuration.network_arch_init_kwargs["n_stages"]
+    num_convs = arch_kwargs["n_conv_per_stage_decoder"]
     if isinstance(num_convs, int):
-        num_convs = [num_convs] * (num_stages - 1)
+        num_convs = [num_convs] * (arch_kwargs["n_stages"] - 1)
     return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs)

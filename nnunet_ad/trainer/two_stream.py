@@ -26,6 +26,7 @@ from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.trainer import curves
+from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.precision import cpu_computes_bf16
 
 ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
@@ -73,6 +74,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
         self.seed = _integer_from_environment(SEED_VARIABLE, minimum=0)
         self.generator = torch.Generator(self.device)
         self._seed_everything()
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def _seed_everything(self) -> None:
         if self.seed is None:
