@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
 MAX_DEFAULT_PROCESSES = 8
-START_UP_SECONDS = 1.0  # to start a process and import what scoring needs; a short job is done before that
+START_UP_SECONDS = 0.5  # to start a process and import what scoring needs; a short job is done before that
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,12 +21,12 @@ Result = TypeVar("Result")
 class Workers:
     """Processes for a list of jobs, used as a context.
 
-    A job begins in this process. As soon as its first cases show that more processes would save more time than they
-    take to start, they do the rest: at once for large volumes, never for a few small ones. They are spawned, as
-    nnU-Net's own workers are: a fork would copy the locks of this process's threads.
+    This process works on the items from the first on. As soon as the first ones show that the job outlasts the start of
+    more processes, these are started and work from the last item on, until both meet: nothing waits for a start. They
+    are spawned, as nnU-Net's own workers are: a fork would copy the locks of this process's threads.
 
     Args:
-        processes: at most how many; None for one a core that this process may use, at most eight.
+        processes: at most how many, with this one; None for one a core that this process may use, at most eight.
         progress: show a progress bar.
 
     Raises:
@@ -61,40 +61,40 @@ class Workers:
         Raises:
             OSError: a worker process was killed.
         """
-        results: list[Result] = []
         start = time.monotonic()
         with tqdm(total=len(items), desc=title, unit="case", disable=not self.progress) as bar:
-            for item in items:
-                if self._processes_pay(time.monotonic() - start, len(results), len(items)):
-                    break
-                results.append(_counted(bar, function(item)))
-            return results + self._map_in_pool(function, items[len(results) :], bar)
+            results: list[Result] = []
+            while len(results) < len(items) and not self._processes_pay(
+                time.monotonic() - start, len(results), len(items)
+            ):
+                results.append(function(items[len(results)]))
+                bar.update()
+            return results + self._share(function, items[len(results) :], bar)
 
     def _processes_pay(self, seconds: float, done: int, total: int) -> bool:
-        """Return whether more processes save more than they cost, going by the cases done so far."""
-        if self.processes == 1 or not done:
-            return False
-        remaining = seconds / done * (total - done)
-        return remaining * (1 - 1 / self.processes) > START_UP_SECONDS
+        """Return whether more processes can help before the job is done, going by the items done so far."""
+        return self.processes > 1 and done > 0 and seconds / done * (total - done) > START_UP_SECONDS
 
-    def _map_in_pool(self, function: Callable[[Item], Result], items: Sequence[Item], bar: Any) -> list[Result]:
+    def _share(self, function: Callable[[Item], Result], items: Sequence[Item], bar: tqdm) -> list[Result]:
+        """Work on items from the first on while the other processes come from the last."""
         if not items:
             return []
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, mp_context=multiprocessing.get_context("spawn"))
-        futures = [self._pool.submit(function, item) for item in items]
+            self._pool = ProcessPoolExecutor(self.processes - 1, mp_context=multiprocessing.get_context("spawn"))
+        results: list[Result] = []
         try:
-            return [_counted(bar, future.result()) for future in futures]
+            futures = [self._pool.submit(function, item) for item in reversed(items)][::-1]
+            already_counted = bar.n
+            for item, future in zip(items, futures, strict=True):
+                # What can still be taken back no other process has begun.
+                results.append(function(item) if future.cancel() else future.result())
+                bar.update(already_counted + sum(future.done() for future in futures) - bar.n)
         except BrokenProcessPool:
             raise OSError("a worker process was killed, probably for lack of memory; use fewer with -np.") from None
+        return results
 
 
 def default_processes() -> int:
     """Return how many processes are used if none are asked for: one for each core this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_DEFAULT_PROCESSES)
-
-
-def _counted(bar: Any, result: Result) -> Result:
-    bar.update()
-    return result

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 
 import pytest
 
@@ -11,6 +12,11 @@ def process_of(item):
     return item, os.getpid()
 
 
+def process_of_slow(item):
+    time.sleep(0.1)
+    return process_of(item)
+
+
 def fail_at_three(item):
     if item == 3:
         raise ValueError("three")
@@ -20,6 +26,7 @@ def fail_at_three(item):
 def die_outside_of(process):
     if os.getpid() != process:
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.1)  # leave something to do for others
 
 
 def run(function, items, processes=2):
@@ -37,10 +44,18 @@ def test_a_short_job_stays_in_this_process():
     assert run(process_of, [1, 2, 3]) == [(item, os.getpid()) for item in (1, 2, 3)]
 
 
-def test_a_long_job_goes_to_other_processes_in_order(eager):
-    results = run(process_of, list(range(6)))
-    assert [item for item, _ in results] == list(range(6))
-    assert os.getpid() not in {process for _, process in results[1:]}
+def test_a_long_job_is_shared_with_other_processes_in_order(eager):
+    results = run(process_of_slow, list(range(40)))
+    assert [item for item, _ in results] == list(range(40))
+    processes = [process for _, process in results]
+    assert processes[0] == os.getpid() != processes[-1]
+    assert len(set(processes)) == 2
+
+
+def test_all_items_are_counted(eager, capsys):
+    with Workers(2) as pool:
+        pool.map(process_of, list(range(6)), "Testing")
+    assert "6/6" in capsys.readouterr().err
 
 
 def test_one_process_is_this_one(eager):
@@ -56,7 +71,7 @@ def test_errors_are_raised_here(eager, processes):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed otherwise here")
 def test_a_killed_process_is_reported(eager):
     with pytest.raises(OSError, match="a worker process was killed"):
-        run(die_outside_of, [os.getpid()] * 3)
+        run(die_outside_of, [os.getpid()] * 10)
 
 
 def test_there_is_at_least_one_process_and_not_too_many():
