@@ -1,8 +1,9 @@
 """Times the train step beside a plain one and beside stock nnU-Net's, in one run on the same device.
 
-(a) is this package's step, (b) Algorithm 1 read off the page (``reference_step.py``, float32), (c) the supervised step
-of stock nnU-Net on the same plans. A unit is one forward pass of encoder and one decoder on one batch; (c) is three.
-Memory is the peak above what was there before the first step, each step in a process of its own.
+(a) is this package's step, (b) Algorithm 1 read off the page (``reference_step.py``, in float32 and with torch's own
+layers), (c) the supervised step of stock nnU-Net on the same plans. Each has a process of its own, and they take turns.
+A unit is one forward pass of encoder and one decoder on one batch; (c) is three. Memory is the peak of the first two
+steps above what was there before.
 
     python benchmarks/train_step.py --size tiny
     python benchmarks/train_step.py --size laseg --device cuda --compile --profile profile.txt
@@ -40,6 +41,7 @@ class Size:
 
 SIZES = {
     "tiny": Size((32, 32, 32), batch=2, features=16, classes=3),
+    "coarse-laseg": Size((40, 56, 80), batch=2, features=16),
     "small-laseg": Size((56, 56, 40), batch=4, features=16),
     "laseg": Size((112, 112, 80), batch=4, features=32),
 }
@@ -57,8 +59,7 @@ def main() -> None:
         (data / "case.b2nd").touch()  # the trainers look which kind of file there is
         print(f"{device_name(arguments.device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
         print(f"patch {settings['patch_size']}, batch {settings['batch_size']}, S = {arguments.sampling_steps}")
-        times, profile = time_steps(plans, dataset_json, configuration, arguments)
-        memory = {name: measure_memory(name, plans, dataset_json, configuration, arguments) for name in NAMES}
+        times, memory, profile = measure(plans, dataset_json, configuration, arguments)
     print_table(times, memory, arguments.sampling_steps)
     if profile:
         print(profile)
@@ -175,6 +176,8 @@ def make_step(
     from nnunet_ad.config import ADConfig
     from nnunet_ad.trainer import nnUNetTrainerAD
 
+    if name == "b":
+        leave_memory_to_torch()
     device = torch.device(arguments.device)
     trainer_class = nnUNetTrainer
     if name != "c":
@@ -184,8 +187,26 @@ def make_step(
     trainer.initialize()
     trainer.network.train()
     batch = make_batch(trainer)
+    if name == "b":
+        use_torchs_own_layers(trainer.network)
     step = ReferenceStep(trainer) if name == "b" else trainer.train_step
     return lambda: step(batch)
+
+
+def leave_memory_to_torch() -> None:
+    """Turn off, in this process, what the package does about the layout and the reuse of memory."""
+    from nnunet_ad.network import encoder
+    from nnunet_ad.trainer import two_stream
+
+    encoder.channels_last_on_cpu = lambda x: x
+    two_stream.keep_freed_memory = lambda: False
+
+
+def use_torchs_own_layers(network: torch.nn.Module) -> None:
+    """Put torch's instance normalisation back, in place; parameters stay."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.instancenorm._InstanceNorm):
+            module.__class__ = getattr(torch.nn, type(module).__name__)
 
 
 def make_batch(trainer) -> dict:
@@ -201,16 +222,46 @@ def make_batch(trainer) -> dict:
     return {"data": images[0], "unlabeled_data": images[1], "target": target}
 
 
-def time_steps(plans: dict, dataset_json: dict, configuration: str, arguments: argparse.Namespace) -> tuple[dict, str]:
-    """Return the seconds of each step, taken in turns, and the profile of (a) if asked for."""
-    steps = {name: make_step(name, plans, dataset_json, configuration, arguments) for name in NAMES}
+def measure(plans: dict, dataset_json: dict, configuration: str, arguments: argparse.Namespace) -> tuple:
+    """Return the seconds of each step, its memory in GiB, and the profile of (a) if asked for."""
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name in NAMES:
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=serve, args=(theirs, name, plans, dataset_json, configuration, arguments), daemon=True
+        )
+        process.start()
+        workers[name] = ours
+    memory = {name: ask(worker, "memory") for name, worker in workers.items()}
     times: dict[str, list[float]] = {name: [] for name in NAMES}
     for repeat in range(WARM_UP + arguments.repeats):
-        for name, step in steps.items():
-            seconds = seconds_of(step, arguments.device)
+        for name, worker in workers.items():
+            seconds = ask(worker, "step")
             if repeat >= WARM_UP:
                 times[name].append(seconds)
-    return times, profile_of(steps["a"], arguments.device) if arguments.profile else ""
+    profile = ask(workers["a"], "profile") if arguments.profile else ""
+    for worker in workers.values():
+        worker.send("end")
+    return times, memory, profile
+
+
+def ask(worker, what: str):
+    """Let a process do something and return its answer."""
+    worker.send(what)
+    return worker.recv()
+
+
+def serve(pipe, name: str, plans: dict, dataset_json: dict, configuration: str, arguments) -> None:
+    """Take steps as asked for until the process is ended."""
+    step = make_step(name, plans, dataset_json, configuration, arguments)
+    answers = {
+        "memory": lambda: peak_memory(step, arguments.device),
+        "step": lambda: seconds_of(step, arguments.device),
+        "profile": lambda: profile_of(step, arguments.device),
+    }
+    while (question := pipe.recv()) != "end":
+        pipe.send(answers[question]())
 
 
 def seconds_of(step: Callable, device: str) -> float:
@@ -246,16 +297,9 @@ def length_of_union(intervals: list[tuple[float, float]]) -> float:
     return covered
 
 
-def measure_memory(name: str, plans: dict, dataset_json: dict, configuration: str, arguments) -> float:
-    """Return the peak memory of two steps in GiB above that before the first, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(peak_memory, (name, plans, dataset_json, configuration, arguments))
-
-
-def peak_memory(name: str, plans: dict, dataset_json: dict, configuration: str, arguments) -> float:
+def peak_memory(step: Callable, device: str) -> float:
     """Return the peak memory of two steps in GiB above that before the first: of the GPU, or resident on Linux."""
-    step = make_step(name, plans, dataset_json, configuration, arguments)
-    if arguments.device == "cuda":
+    if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
@@ -263,7 +307,7 @@ def peak_memory(name: str, plans: dict, dataset_json: dict, configuration: str, 
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     step()
     step()
-    return ((torch.cuda.max_memory_allocated() if arguments.device == "cuda" else resident("VmHWM")) - before) / 2**30
+    return ((torch.cuda.max_memory_allocated() if device == "cuda" else resident("VmHWM")) - before) / 2**30
 
 
 def resident(field: str) -> int:

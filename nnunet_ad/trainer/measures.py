@@ -79,7 +79,8 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(count > 0, equal / count.clamp_min(1), 1.0)
 
 
-def gradient_norm(loss: Tensor, parameters: list[Tensor]) -> Tensor:
-    """Return the norm of the gradient that one loss gives to some parameters; the graph is kept."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return torch.linalg.vector_norm(torch.stack([g.float().norm() for g in gradients if g is not None]))
+def joint_norm(tensors: list[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all elements of some tensors, in float32; 0 where there are none."""
+    if not tensors:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack([tensor.float().norm() for tensor in tensors]))

@@ -1,8 +1,9 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from nnunet_ad.distillation import distill_
 from nnunet_ad.losses import dice_ce, unsupervised_weight
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
+from nnunet_ad.network.shared_encoding import SharedEncoding
 from nnunet_ad.pseudo_label import ensemble, hard_labels, plain_sum
 from nnunet_ad.trainer import snapshots
-from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, gradient_norm, overlap
+from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm, overlap
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
 
@@ -59,31 +61,36 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One iteration of Algorithm 1; returns what :meth:`on_train_epoch_end` logs, on the device."""
         x_l, y, x_u = self.to_device(batch["data"], batch["target"][:, 0], batch["unlabeled_data"])
+        network, ignored = self.bare_network, self.ignore_label
         self.optimizer.zero_grad(set_to_none=True)
+
         y_t, t = self.noise_labels(y)  # Eq. 1
-        p_xi = self.sample_xi(x_u)
-        with forward_precision(self.device):
-            logits = self.network(x_l, y_t, t, x_u, self.config.decoupling)
-        p_psi = self.predict_psi(x_u) if self.bare_network.has_dropout else logits.psi_unlabeled
-        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        logits_xi = self.forward(network.denoise, x_l, y_t, t)
+        loss_deno = self.backward(dice_ce(logits_xi, y, ignore_label=ignored))  # Eq. 2
 
-        samples = overlap(hard_labels(logits.xi), y, self.num_classes, self.ignore_label)  # λ
+        samples = overlap(hard_labels(logits_xi), y, self.num_classes, ignored)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
-        losses = {
-            "denoising": dice_ce(logits.xi, y, ignore_label=self.ignore_label),  # Eq. 2
-            "difficulty": dice_ce(logits.psi, y, w, self.ignore_label),  # Eq. 6
-            "unlabeled": dice_ce(logits.theta, y_u),  # Eq. 8
-        }
-        loss = losses["denoising"] + losses["difficulty"] + self.mu * losses["unlabeled"]  # Eq. 9
-        if logits.theta_labeled is not None:
-            loss = loss + dice_ce(logits.theta_labeled, y, ignore_label=self.ignore_label)
+        encoding = self.forward(network.encode, x_l, x_u)
+        e_l, e_u = encoding.features
+        logits_psi = self.forward(network.difficulty_decoder, e_l)
+        loss_diff = self.backward(dice_ce(logits_psi, y, w, ignored))  # Eq. 6
 
-        gradients = self._gradients_once_an_epoch(losses)
-        self.descend(loss)
+        p_xi, p_psi = self.sample_xi(x_u), self.predict_psi(x_u, e_u)
+        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        logits_theta = self.forward(network.unlabeled_decoder, e_u)
+        loss_u = self.backward(dice_ce(logits_theta, y_u), weight=self.mu)  # Eqs. 8, 9
+
+        gradients = self._encoder_gradients_once_an_epoch(encoding)
+        if not self.config.decoupling:
+            self.backward(dice_ce(self.forward(network.unlabeled_decoder, e_l), y, ignore_label=ignored))
+        encoding.backward()
+        self.descend()
         self.distill()
         return {
-            "loss": loss.detach(),
-            **{f"loss_{flow}": value.detach() for flow, value in losses.items()},
+            "loss": loss_deno + loss_diff + self.mu * loss_u,
+            "loss_denoising": loss_deno,
+            "loss_difficulty": loss_diff,
+            "loss_unlabeled": loss_u,
             **gradients,
             **dice_by_t(samples, t, self.diffusion.num_steps),
             "class_weights": w,
@@ -115,10 +122,22 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
             y_T = self._normal((len(image), self.num_classes, *image.shape[2:]))
             return self.diffusion.ddim_sample(network.denoiser(image), y_T, self.config.num_sampling_steps)
 
-    def predict_psi(self, image: Tensor) -> Tensor:
-        """Return the logits of ψ for images (B, C, *spatial)."""
+    def predict_psi(self, image: Tensor, features: list[Tensor] | None = None) -> Tensor:
+        """Return the logits of ψ for images (B, C, *spatial).
+
+        Args:
+            image: x.
+            features: E(x) from the train step; not used where the encoder drops out in training.
+        """
         with self._predicting() as network:
-            return network.difficulty_decoder(network.encoder(image))
+            if features is None or network.has_dropout:
+                features = network.encoder(image)
+            return network.difficulty_decoder(features)
+
+    def forward(self, function: Callable, *inputs) -> Any:
+        """Call the network, or a part of it, in the precision of the device."""
+        with forward_precision(self.device):
+            return function(*inputs)
 
     @contextmanager
     def _predicting(self) -> Iterator[ADNetwork]:
@@ -159,16 +178,23 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device)
 
-    def _gradients_once_an_epoch(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the gradient norm that each flow gives the encoder, in the first iteration of an epoch only."""
+    def _encoder_gradients_once_an_epoch(self, encoding: SharedEncoding) -> dict[str, Tensor]:
+        """Return the gradient norm that each flow gives the encoder, in the first iteration of an epoch only.
+
+        To be called when all flows have gone back, but the shared encoding has not: so far, the encoder's own gradient
+        is that of the denoising flow.
+        """
         if not self._measure_gradients:
             return {}
         self._measure_gradients = False
         parameters = [p for p in self.bare_network.encoder.parameters() if p.requires_grad]
-        # In float16 small gradients would vanish; the scale is a power of two and is divided out exactly.
+        gradients = {
+            "denoising": [p.grad for p in parameters if p.grad is not None],
+            "difficulty": encoding.gradient(0, parameters),
+            "unlabeled": encoding.gradient(1, parameters),
+        }
         scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
-        factor = {"denoising": scale, "difficulty": scale, "unlabeled": scale * self.mu}
-        return {f"gradient_{flow}": gradient_norm(factor[flow] * losses[flow], parameters) / scale for flow in losses}
+        return {f"gradient_{flow}": joint_norm(found) / scale for flow, found in gradients.items()}
 
     # ------------------------------------------------------------------------------------------- hooks of the host
 
@@ -185,6 +211,12 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
                 "cases have no prediction of the first stage. Train 3d_fullres or 3d_lowres."
             )
         super().initialize()
+        if super()._do_i_compile():
+            self.bare_network.compile_parts()
+
+    def _do_i_compile(self) -> bool:
+        """Not as the host, which would compile the forward pass of inference only; :meth:`initialize` does it."""
+        return False
 
     @staticmethod
     def build_network_architecture(

@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
@@ -111,17 +111,27 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
         """The host's validation step shows the loss on validation patches by this."""
         return lambda output, target: dice_ce(output, target[:, 0], ignore_label=self.ignore_label)
 
-    def descend(self, loss: Tensor) -> None:
-        """Backward pass, clipping of the joint gradient norm, step; through the host's scaler where it has one."""
-        parameters = self.network.parameters()
+    def backward(self, loss: Tensor, weight: float = 1.0) -> Tensor:
+        """Add the gradients of ``weight`` times a loss to those gathered so far; return the loss without its graph.
+
+        Goes through the host's scaler where it has one. What the flow kept for its backward pass is free afterwards, so
+        the flows of a step never hold memory at the same time.
+        """
+        weighted = weight * loss
+        (weighted if self.grad_scaler is None else self.grad_scaler.scale(weighted)).backward()
+        return loss.detach()
+
+    def descend(self) -> None:
+        """Clip the joint norm of the gathered gradients and take a step, through the host's scaler where it has one."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        if self.is_ddp:
+            average_over_ranks([p.grad for p in parameters])
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         if self.grad_scaler is None:
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
             self.optimizer.step()
             return
-        self.grad_scaler.scale(loss).backward()
-        self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -307,6 +317,16 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
         self.load_method_state(checkpoint["nnunet_ad"])
+
+
+def average_over_ranks(tensors: list[Tensor]) -> None:
+    """Replace tensors by their means over the processes of a distributed training, in place.
+
+    The host's wrapper averages gradients in the backward pass of its one forward pass; a train step here has several.
+    """
+    for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
+        work.wait()
+    torch._foreach_div_(tensors, distributed.get_world_size())
 
 
 def _integer_from_environment(variable: str, minimum: int) -> int | None:

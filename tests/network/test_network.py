@@ -63,23 +63,35 @@ def has_gradient(module) -> bool:
 
 def test_shapes_and_inference_output(network_and_inputs):
     network, x_l, y_t, t, x_u = network_and_inputs
-    flows = network(x_l, y_t, t, x_u)
-    for logits in (flows.xi, flows.psi, flows.theta):
+    features = network.encoder(x_u)
+    for logits in (network.denoise(x_l, y_t, t), network.difficulty_decoder(features), network(x_u)):
         assert logits.shape == (2, 3, *x_l.shape[2:])
-    assert flows.theta_labeled is None
-    network.eval()
-    torch.testing.assert_close(network(x_u), network.unlabeled_decoder(network.encoder(x_u)))
-    torch.testing.assert_close(network(x_l, y_t, t, x_u, False).theta_labeled, network(x_l))
-    torch.testing.assert_close(network.denoise(x_l, y_t, t), network(x_l, y_t, t, x_u).xi)
+    torch.testing.assert_close(network(x_u), network.unlabeled_decoder(features))
+    torch.testing.assert_close(network.denoise(x_l, None, None), network.denoising_decoder(network.encoder(x_l)))
 
 
 def test_labeled_and_unlabeled_patches_share_a_call_without_touching_each_other(network_and_inputs):
+    network, x_l, _, _, x_u = network_and_inputs
+    labeled, unlabeled = network.encode(x_l, x_u[:1]).features
+    torch.testing.assert_close(network.difficulty_decoder(labeled), network.difficulty_decoder(network.encoder(x_l)))
+    torch.testing.assert_close(network.unlabeled_decoder(unlabeled), network(x_u[:1]))
+
+
+def test_compiled_parts_give_what_they_gave(network_and_inputs):
     network, x_l, y_t, t, x_u = network_and_inputs
-    flows = network(x_l, y_t, t, x_u[:1])
-    torch.testing.assert_close(flows.psi, network.difficulty_decoder(network.encoder(x_l)))
-    torch.testing.assert_close(flows.theta, network(x_u[:1]))
-    torch.testing.assert_close(flows.psi_unlabeled, network.difficulty_decoder(network.encoder(x_u[:1])))
-    assert not flows.psi_unlabeled.requires_grad
+
+    def outputs():
+        return (
+            network(x_u),
+            network.denoise(x_l, y_t, t),
+            network.denoiser(x_l)(y_t, t),
+            network.encode(x_l).features[0],
+        )
+
+    expected, names = outputs(), list(network.state_dict())
+    network.compile_parts(backend="eager")
+    torch.testing.assert_close(outputs(), expected)
+    assert list(network.state_dict()) == names
 
 
 def test_the_denoiser_of_an_image_equals_the_stem_on_image_and_noisy_label_together(network_and_inputs):
@@ -98,8 +110,8 @@ def test_the_network_knows_whether_it_drops_out(dropout):
 
 
 def test_the_denoising_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
-    network, *inputs = network_and_inputs
-    network(*inputs).xi.square().mean().backward()
+    network, x_l, y_t, t, _ = network_and_inputs
+    network.denoise(x_l, y_t, t).square().mean().backward()
     assert has_gradient(network.encoder.noisy_stem)
     assert has_gradient(network.encoder.step_embedding)
     assert has_gradient(network.encoder.image_encoder)
@@ -109,8 +121,10 @@ def test_the_denoising_flow_reaches_only_encoder_and_its_decoder(network_and_inp
 
 
 def test_the_difficulty_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
-    network, *inputs = network_and_inputs
-    network(*inputs).psi.square().mean().backward()
+    network, x_l, *_, x_u = network_and_inputs
+    encoding = network.encode(x_l, x_u)
+    network.difficulty_decoder(encoding.features[0]).square().mean().backward()
+    encoding.backward()
     assert has_gradient(network.encoder)
     assert not has_gradient(network.encoder.noisy_stem)
     assert not has_gradient(network.encoder.step_embedding)
@@ -120,8 +134,10 @@ def test_the_difficulty_flow_reaches_only_encoder_and_its_decoder(network_and_in
 
 
 def test_the_unlabeled_flow_reaches_only_encoder_and_its_decoder(network_and_inputs):
-    network, *inputs = network_and_inputs
-    network(*inputs).theta.square().mean().backward()
+    network, x_l, *_, x_u = network_and_inputs
+    encoding = network.encode(x_l, x_u)
+    network.unlabeled_decoder(encoding.features[1]).square().mean().backward()
+    encoding.backward()
     assert has_gradient(network.encoder)
     assert not has_gradient(network.encoder.noisy_stem)
     assert has_gradient(network.unlabeled_decoder)
