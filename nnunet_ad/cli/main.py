@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "compare",
     "report",
     "preprocess_unlabeled",
+    "plan",
     "shrink_plans",
     "rank_unlabeled",
 )
