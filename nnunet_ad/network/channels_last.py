@@ -40,13 +40,11 @@ def normalise_each_sample(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d
     torch's own copies to channels first and back. Normalising one sample over its voxels is batch normalisation of that
     sample alone, which torch computes in either layout.
     """
-    samples = channels_last_on_cpu(x).split(1)
-    return torch.cat(
-        [
-            nn.functional.batch_norm(sample, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-            for sample in samples
-        ]
-    )
+    samples = [
+        nn.functional.batch_norm(sample, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        for sample in channels_last_on_cpu(x).split(1)
+    ]
+    return samples[0] if len(samples) == 1 else torch.cat(samples)
 
 
 def fast_norm(norm_op: str | None, norm_op_kwargs: dict | None) -> str | None:
