@@ -14,11 +14,11 @@ from nnunet_ad.testing.overlay import OverlayCase, draw_overlay
 
 # The length of the training: on two CPU cores the whole demo stays under ten minutes.
 TRAINER = "nnUNetTrainerAD_demo"
-ITERATIONS_PER_EPOCH = 28
+ITERATIONS_PER_EPOCH = 44
 
 # Plans small enough for a CPU.
 PLANS = "nnUNetPlansDemo"
-FEATURES, PATCH_SIZE, BATCH_SIZE = 16, (32, 32, 32), 2
+FEATURES, PATCH_SIZE, BATCH_SIZE = 16, (24, 32, 32), 2
 
 DATASET_ID, DATASET_NAME = 500, "Made"
 NUM_LABELED, NUM_UNLABELED, NUM_TEST = 4, 12, 4
@@ -103,7 +103,7 @@ def demo_variables(folder: Path) -> dict[str, str]:
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "2",
         # Threads that wait for long by spinning slow down whatever shares the cores; ones that never do are slow.
-        "GOMP_SPINCOUNT": "1000",
+        "GOMP_SPINCOUNT": "30000",
     }
 
 
