@@ -3,16 +3,16 @@ import sys
 
 import pytest
 
-# Allocates 64 MiB again and again and prints how many pages the system had to supply after the first times.
+# Allocates 64 MiB again and again and prints how many pages the system had to supply once the heap has settled.
 PROGRAM = """
 import resource, torch
 from nnunet_ad.trainer.memory import keep_freed_memory
 keep = {keep} and keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(2**24); torch.ones(2**24)
-before = faults()
-for _ in range(5):
+for i in range(20):
+    if i == 10:
+        before = faults()
     torch.ones(2**24)
 print(keep, faults() - before)
 """
@@ -27,4 +27,4 @@ def test_freed_memory_is_used_again():
         counts[keep] = int(count)
         if keep and said == "False":
             pytest.skip("the C library of this machine is not GNU's")
-    assert counts[True] * 10 < counts[False]
+    assert counts[True] * 4 < counts[False]
