@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from threading import Lock
 from types import TracebackType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
@@ -81,17 +83,59 @@ class Workers:
             return []
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.processes - 1, mp_context=multiprocessing.get_context("spawn"))
-        results: list[Result] = []
+        others = _OtherProcesses(self._pool, function, items)
+        results: dict[int, Result] = {}
+        already_counted = bar.n
         try:
-            futures = [self._pool.submit(function, item) for item in reversed(items)][::-1]
-            already_counted = bar.n
-            for item, future in zip(items, futures, strict=True):
-                # What can still be taken back no other process has begun.
-                results.append(function(item) if future.cancel() else future.result())
-                bar.update(already_counted + sum(future.done() for future in futures) - bar.n)
+            for _ in range(self.processes):  # one more than there are processes, so that none waits for its next item
+                others.hand_out()
+            while (index := others.take_from_them()) is not None:
+                results[index] = function(items[index])
+                bar.update(already_counted + len(results) + others.num_done() - bar.n)
+            for future in as_completed(others.futures.values()):
+                future.result()
+                bar.update(already_counted + len(results) + others.num_done() - bar.n)
         except BrokenProcessPool:
             raise OSError("a worker process was killed, probably for lack of memory; use fewer with -np.") from None
-        return results
+        results |= {index: future.result() for index, future in others.futures.items()}
+        return [results[index] for index in range(len(items))]
+
+
+class _OtherProcesses(Generic[Item, Result]):
+    """Gives items from the last on to a pool, the next one when one is done; after an error, no more.
+
+    Nothing is queued that would have to be cancelled: a pool that breaks can't cope with cancelled items.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item]) -> None:
+        self._pool, self._function, self._items = pool, function, items
+        self._left = deque(range(len(items)))
+        self._lock = Lock()
+        self.futures: dict[int, Future[Result]] = {}
+
+    def take_from_them(self) -> int | None:
+        """Return the index of the first item that nobody has, or None if there is none left."""
+        with self._lock:
+            return self._left.popleft() if self._left else None
+
+    def num_done(self) -> int:
+        with self._lock:
+            return sum(future.done() for future in self.futures.values())
+
+    def hand_out(self, finished: "Future[Result] | None" = None) -> None:
+        """Submit the last item that nobody has."""
+        with self._lock:
+            if finished is not None and (finished.cancelled() or finished.exception()):
+                self._left.clear()
+            if not self._left:
+                return
+            index = self._left[-1]
+            try:
+                future = self.futures[index] = self._pool.submit(self._function, self._items[index])
+            except RuntimeError:  # the pool is broken or shut down; a future that it had says why
+                return
+            self._left.pop()
+        future.add_done_callback(self.hand_out)
 
 
 def default_processes() -> int:

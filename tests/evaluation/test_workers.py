@@ -69,6 +69,7 @@ def test_errors_are_raised_here(eager, processes):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed otherwise here")
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_killed_process_is_reported(eager):
     with pytest.raises(OSError, match="a worker process was killed"):
         run(die_outside_of, [os.getpid()] * 10)
