@@ -32,8 +32,8 @@ from scipy.spatial import cKDTree
 Mask: TypeAlias = NDArray[np.bool_]
 Distances: TypeAlias = NDArray[np.float64]
 
-# A nearest-neighbour query of a k-d tree costs about as much as this many voxels of a distance transform.
-_VOXELS_PER_QUERY = 30
+# A nearest-neighbour query of a k-d tree costs at most about as much as this many voxels of a distance transform.
+_VOXELS_PER_QUERY = 15
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def surface_distances(prediction: ArrayLike, reference: ArrayLike, spacing: Sequ
         ValueError: as for `dice`, or one of the masks is empty.
     """
     prediction, reference = _checked_masks(prediction, reference, spacing)
-    box = joint_bounding_box(prediction, reference)
+    box = bounding_box(prediction, reference, margin=1)
     if box is None or not prediction[box].any() or not reference[box].any():
         raise ValueError("a surface distance needs two masks with voxels; one of these is empty.")
     # Neither surface leaves the joint box, so cropping changes no distance; the margin of one voxel keeps the
@@ -185,14 +185,19 @@ def surface_distances(prediction: ArrayLike, reference: ArrayLike, spacing: Sequ
     )
 
 
-def joint_bounding_box(prediction: Mask, reference: Mask, margin: int = 1) -> tuple[slice, ...] | None:
-    """Return the smallest box around both masks, widened by ``margin`` voxels; None if both are empty."""
+def bounding_box(*arrays: NDArray[Any], margin: int = 0) -> tuple[slice, ...] | None:
+    """Return the smallest box around all that is not zero in any of the arrays; None if all are empty.
+
+    Args:
+        arrays: masks or label maps of one shape.
+        margin: widens the box by so many voxels on each side.
+    """
     box: list[slice] = []
-    for axis in range(prediction.ndim):
-        others = tuple(other for other in range(prediction.ndim) if other != axis)
+    for axis in range(arrays[0].ndim):
+        others = tuple(other for other in range(arrays[0].ndim) if other != axis)
         # Axes already done are narrowed to their range, which keeps the passes over large arrays short.
         done = tuple(box)
-        occupied = np.flatnonzero(prediction[done].any(axis=others) | reference[done].any(axis=others))
+        occupied = np.flatnonzero(np.any([array[done].any(axis=others) for array in arrays], axis=0))
         if not occupied.size:
             return None
         box.append(slice(max(int(occupied[0]) - margin, 0), int(occupied[-1]) + 1 + margin))

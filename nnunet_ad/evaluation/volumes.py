@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
+from nnunet_ad.evaluation.metrics import bounding_box
 
 Labels: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]
@@ -38,8 +39,13 @@ class LabelVolume:
     corners: NDArray[np.float64]
 
 
-def read_labels(path: Path) -> LabelVolume:
+def read_labels(path: Path, checksum: bool = True) -> LabelVolume:
     """Read a label map.
+
+    Args:
+        path: the file.
+        checksum: compare the file's checksum, which takes as long as reading it; without it, damage that leaves the
+            file readable goes unnoticed.
 
     Raises:
         ValueError: the file cannot be read, is truncated or damaged, is not a 2-D or 3-D image of one channel, or has
@@ -48,7 +54,7 @@ def read_labels(path: Path) -> LabelVolume:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
     try:
-        if image_suffix(path):
+        if checksum and image_suffix(path):
             check_intact(path)
         image = sitk.ReadImage(str(path))
     except ConversionError as error:
@@ -98,7 +104,17 @@ def check_same_grid(case: str, prediction: LabelVolume, reference: LabelVolume) 
 
 def boxes_of_labels(labels: Labels) -> dict[int, Box]:
     """Return the bounding box of every label value but 0 that occurs."""
-    return {value: box for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    around_all = bounding_box(labels)
+    if around_all is None:
+        return {}
+    return {
+        value: tuple(
+            slice(outer.start + inner.start, outer.start + inner.stop)
+            for outer, inner in zip(around_all, box, strict=True)
+        )
+        for value, box in enumerate(ndimage.find_objects(labels[around_all]), start=1)
+        if box is not None
+    }
 
 
 def _as_labels(values: Labels, path: Path) -> Labels:
