@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from medpy.metric import binary
 from scipy import ndimage
 
 from nnunet_ad.evaluation.evaluate import evaluate
@@ -80,6 +79,8 @@ def score_with_medpy(folder: Path, pool: ProcessPoolExecutor, limit: int | None 
 
 def score_pair_with_medpy(paths: tuple[Path, Path]) -> list[float]:
     """Read one pair and return its four metrics."""
+    from medpy.metric import binary  # here, because our processes import this file, too, and the clock is running
+
     prediction, reference = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) > 0 for path in paths)
     spacing = (SPACING,) * 3
     return [

@@ -260,7 +260,7 @@ def _nearest(points: Mask, targets: Mask, scale: Distances) -> Distances:
     """
     where = np.argwhere(points)
     if len(where) * _VOXELS_PER_QUERY <= points.size:
-        tree = cKDTree(np.argwhere(targets) * scale, balanced_tree=False, compact_nodes=False)
+        tree = cKDTree(np.argwhere(targets) * scale, leafsize=32, balanced_tree=False, compact_nodes=False)
         return np.asarray(tree.query(where * scale)[0], dtype=np.float64)
     # Only the indices of the closest voxels: 12 bytes a voxel, where scipy's distances take 48.
     closest = ndimage.distance_transform_edt(~targets, sampling=scale, return_distances=False, return_indices=True)[
