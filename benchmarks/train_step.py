@@ -77,6 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sampling-steps", type=int, default=10, help="S of DDIM")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--compile", action="store_true", help="let nnU-Net compile the networks of (a) and (c)")
+    parser.add_argument("--recompute", action="store_true", help="let (a) keep less and compute it again")
     parser.add_argument("--profile", action="store_true", help="print where (a) spends its time")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -181,7 +182,12 @@ def make_step(
     device = torch.device(arguments.device)
     trainer_class = nnUNetTrainer
     if name != "c":
-        config = replace(ADConfig(), num_sampling_steps=arguments.sampling_steps, rampup_epochs=0)
+        config = replace(
+            ADConfig(),
+            num_sampling_steps=arguments.sampling_steps,
+            rampup_epochs=0,
+            recompute_activations=arguments.recompute and name == "a",
+        )
         trainer_class = type("nnUNetTrainerAD_benchmark", (nnUNetTrainerAD,), {"config": config})
     trainer = trainer_class(plans | {"continue_training": False}, configuration, 0, dataset_json, device)
     trainer.initialize()

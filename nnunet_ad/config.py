@@ -33,6 +33,8 @@ class ADConfig:
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
         reweighted_sampling: Ensemble by Eq. 7; off is ablation NoRS, a plain sum of two softmaxes (Table 6).
         decoupling: θ learns from unlabelled data only; off is ablation NoDecoupling, from labelled data too (appendix).
+        recompute_activations: Keep only what goes from stage to stage for the backward pass and compute the rest again:
+            less memory, more time, same results.
     """
 
     num_epochs: int = 300
@@ -56,6 +58,7 @@ class ADConfig:
     difficulty_weighting: bool = True
     reweighted_sampling: bool = True
     decoupling: bool = True
+    recompute_activations: bool = False
 
 
 # Table 8. The batch sizes (4, 4, 2, 4) and F = 32 features of that table are for nnU-Net's plans to say.

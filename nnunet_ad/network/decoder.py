@@ -8,8 +8,10 @@ from dynamic_network_architectures.building_blocks.residual_encoders import Resi
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import Tensor, nn
 
+from nnunet_ad.network.recomputation import Stages
 
-class ADDecoder(nn.Module):
+
+class ADDecoder(Stages):
     """D(·): from the features of all stages to logits at full resolution.
 
     As in V-Net, and unlike in nnU-Net, what comes from below and what comes from the skip are added, not concatenated.
@@ -53,5 +55,9 @@ class ADDecoder(nn.Module):
         """Return logits (B, K, *spatial) from the features of each stage, full resolution first."""
         *skips, x = skips
         for upsampling, stage, skip in zip(self.upsamplings, self.stages, reversed(skips), strict=True):
-            x = stage(upsampling(x) + skip)
+            x = self.run(_run_stage, upsampling, stage, x, skip)
         return self.classifier(x)
+
+
+def _run_stage(upsampling: nn.Module, stage: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+    return stage(upsampling(x) + skip)

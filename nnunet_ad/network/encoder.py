@@ -7,12 +7,13 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Con
 from torch import Tensor, nn
 
 from nnunet_ad.network.channels_last import channels_last_on_cpu
+from nnunet_ad.network.recomputation import Stages
 from nnunet_ad.network.step_embedding import StepEmbedding, StepModulation
 
 _EMBEDDING_DIM = 128
 
 
-class ADEncoder(nn.Module):
+class ADEncoder(Stages):
     """E(·; ξ): an encoder from nnU-Net plans with two stems, conditioned on the step in the denoising flow only.
 
     ``encoder(image)`` is exactly what nnU-Net's encoder computes. ``encoder(image, y_t, t)`` enters by the noisy stem
@@ -66,7 +67,7 @@ class ADEncoder(nn.Module):
             t: Steps (B,), integer; given in the denoising flow only.
         """
         if noisy_label is None:
-            return self.image_encoder(channels_last_on_cpu(image))
+            return self._encode_image(channels_last_on_cpu(image))
         return self.encode_noisy(self.image_part(image), noisy_label, t)
 
     def image_part(self, image: Tensor) -> Tensor:
@@ -84,15 +85,25 @@ class ADEncoder(nn.Module):
     def encode_convolved(self, x: Tensor, t: Tensor) -> list[Tensor]:
         """Return the features of :meth:`forward` from what the noisy stem's convolution makes of [x, y_t]."""
         embedding = self.step_embedding(t)
-        stem_modulation, *stage_modulations = self.modulations
-        x = _run_behind_convolution(self.noisy_stem, x, stem_modulation, embedding)
-        x = _run_units(_units_after_stem(self.image_encoder), x)
-        skips = [x]
-        for stage, modulation in zip(self.image_encoder.stages[1:], stage_modulations, strict=True):
-            first, *others = _units(stage)
-            x = _run_units(others, _run_unit(first, x, modulation, embedding))
+        stem_modulation, *modulations = self.modulations
+        skips = [self.run(self._finish_first_stage, x, stem_modulation, embedding)]
+        for stage, modulation in zip(self.image_encoder.stages[1:], modulations, strict=True):
+            skips.append(self.run(_run_modulated, stage, skips[-1], modulation, embedding))
+        return skips
+
+    def _encode_image(self, x: Tensor) -> list[Tensor]:
+        stem = getattr(self.image_encoder, "stem", None)
+        if stem is not None:
+            x = self.run(stem, x)
+        skips = []
+        for stage in self.image_encoder.stages:
+            x = self.run(stage, x)
             skips.append(x)
         return skips
+
+    def _finish_first_stage(self, x: Tensor, modulation: StepModulation, embedding: Tensor) -> Tensor:
+        x = _run_behind_convolution(self.noisy_stem, x, modulation, embedding)
+        return _run_units(_units_after_stem(self.image_encoder), x)
 
 
 Unit = ConvDropoutNormReLU | BasicBlockD | BottleneckD
@@ -139,6 +150,12 @@ def _run_units(units: list[Unit], x: Tensor) -> Tensor:
     for unit in units:
         x = unit(x)
     return x
+
+
+def _run_modulated(stage: nn.Module, x: Tensor, modulation: StepModulation, embedding: Tensor) -> Tensor:
+    """Run a stage with the modulation in its first block."""
+    first, *others = _units(stage)
+    return _run_units(others, _run_unit(first, x, modulation, embedding))
 
 
 def _run_unit(unit: Unit, x: Tensor, modulation: StepModulation, embedding: Tensor) -> Tensor:

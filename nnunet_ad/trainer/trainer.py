@@ -16,6 +16,7 @@ from nnunet_ad.distillation import distill_
 from nnunet_ad.losses import dice_ce, unsupervised_weight
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
+from nnunet_ad.network.recomputation import recompute_activations
 from nnunet_ad.network.shared_encoding import SharedEncoding
 from nnunet_ad.pseudo_label import ensemble, hard_labels, plain_sum
 from nnunet_ad.trainer import snapshots
@@ -211,6 +212,8 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
                 "cases have no prediction of the first stage. Train 3d_fullres or 3d_lowres."
             )
         super().initialize()
+        if self.config.recompute_activations:
+            recompute_activations(self.bare_network)
         if super()._do_i_compile():
             self.bare_network.compile_parts()
 

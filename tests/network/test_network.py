@@ -4,6 +4,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_ad.distillation import distill_
 from nnunet_ad.network.from_plans import build_network
+from nnunet_ad.network.recomputation import recompute_activations
 from nnunet_ad.network.step_embedding import StepEmbedding
 
 RESIDUAL = "ResidualEncoderUNet"
@@ -191,6 +192,54 @@ def test_features_of_the_noisy_flow_do_not_come_from_the_image_stem(network_and_
         for p in stem.parameters():
             p.zero_()
     torch.testing.assert_close(network.denoise(x_l, y_t, t), before)
+
+
+def kept_and_gradients(network, x_l, y_t, t, x_u):
+    """Return the bytes kept for the backward passes of a step and all gradients."""
+    kept = 0
+
+    def count(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    network.zero_grad()
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        logits = [network.denoise(x_l, y_t, t)]
+        encoding = network.encode(x_l, x_u)
+        logits.append(network.difficulty_decoder(encoding.features[0]))
+        logits.append(network.unlabeled_decoder(encoding.features[1]))
+    sum(each.square().mean() for each in logits).backward()
+    encoding.backward()
+    return kept, [p.grad.clone() for p in network.parameters()]
+
+
+@pytest.mark.parametrize("kind", [PLAIN, RESIDUAL])
+@pytest.mark.parametrize("dropout", [None, "Dropout3d"])
+def test_recomputed_activations_give_the_same_gradients_and_keep_less(kind, dropout):
+    settings = configuration(kind, dropout=dropout)
+    if dropout:
+        settings.network_arch_init_kwargs["dropout_op_kwargs"]["inplace"] = True
+    torch.manual_seed(0)
+    network = build_network(settings, num_input_channels=2, num_classes=3)
+    x_l, x_u, y_t = (torch.randn(2, c, *spatial(3)) for c in (2, 2, 3))
+    inputs = x_l, y_t, torch.tensor([10, 900]), x_u
+    kept, gradients = kept_and_gradients(network, *inputs)
+    recompute_activations(network)
+    kept_then, gradients_then = kept_and_gradients(network, *inputs)
+    assert kept_then < 0.5 * kept
+    for then, before in zip(gradients_then, gradients, strict=True):
+        torch.testing.assert_close(then, before)
+
+
+def test_recomputation_leaves_prediction_alone(network_and_inputs):
+    network, x_l, y_t, t, _ = network_and_inputs
+    network.eval()
+    with torch.inference_mode():
+        before = network(x_l), network.denoiser(x_l)(y_t, t)
+        recompute_activations(network)
+        torch.testing.assert_close((network(x_l), network.denoiser(x_l)(y_t, t)), before)
 
 
 def test_batch_normalisation_is_refused():
