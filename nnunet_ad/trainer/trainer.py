@@ -1,7 +1,7 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,18 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
 
     def initialize(self) -> None:
         """Refuse what A&D can't train on, then build network, optimiser and loss."""
+        try:
+            self._refuse_regions_and_cascades()
+            super().initialize()
+        except ValueError:
+            self._remove_new_results_folder()
+            raise
+        if self.config.recompute_activations:
+            recompute_activations(self.bare_network)
+        if super()._do_i_compile():
+            self.bare_network.compile_parts()
+
+    def _refuse_regions_and_cascades(self) -> None:
         if self.label_manager.has_regions:
             raise ValueError(
                 "nnUNetTrainerAD does not train on region labels: its noisy labels and pseudo-labels need classes "
@@ -211,11 +223,17 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
                 f"nnUNetTrainerAD does not train {self.configuration_name}, the second stage of a cascade: unlabelled "
                 "cases have no prediction of the first stage. Train 3d_fullres or 3d_lowres."
             )
-        super().initialize()
-        if self.config.recompute_activations:
-            recompute_activations(self.bare_network)
-        if super()._do_i_compile():
-            self.bare_network.compile_parts()
+
+    def _remove_new_results_folder(self) -> None:
+        """Remove the log that the constructor began and folders that are empty without it.
+
+        They would look like a trained model to ``nnUNetv2_find_best_configuration``.
+        """
+        Path(self.log_file).unlink(missing_ok=True)
+        fold = Path(self.output_folder)
+        for folder in (fold, *fold.parents[:2]):
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
 
     def _do_i_compile(self) -> bool:
         """Not as the host, which would compile the forward pass of inference only; :meth:`initialize` does it."""
