@@ -112,3 +112,15 @@ def test_outside_the_mask_stays_zero_and_its_label_becomes_background():
     assert (out["image"][0, :10] == 0).all()
     assert (out["image"][1, :10] != 0).any()
     assert out["segmentation"].min() == 0
+
+
+def test_how_fast_the_machine_is_changes_nothing(monkeypatch):
+    """nnU-Net's blur may time two ways of computing and take the faster one, which rounds differently."""
+    blurred = []
+    for growth in (2, -2):  # of the clock's steps: what is timed later seems slower, or faster
+        clock = itertools.accumulate(itertools.count(1000, growth))
+        monkeypatch.setattr("batchgeneratorsv2.transforms.noise.gaussian_blur.time", lambda clock=clock: next(clock))
+        torch.manual_seed(4)
+        np.random.seed(4)
+        blurred.append(SVDA((20, 22, 18), ROTATION, 1).apply(sample(), operations=frozenset(["blur"]))["image"])
+    assert torch.equal(*blurred)
