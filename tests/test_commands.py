@@ -1,10 +1,14 @@
 """nnU-Net's own commands on a small made dataset."""
 
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,31 +30,80 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_killed_training_continues(dataset, monkeypatch):
+TRAINER = "nnUNetTrainerAD_1epoch"
+TRAINING = ["500", "3d_fullres", "0", "-tr", TRAINER, "-p", "nnUNetPlansTiny", "-device", "cpu"]
+
+
+@pytest.fixture
+def fold(dataset, monkeypatch) -> Path:
+    """The folder of TRAINING, one epoch of 40 iterations with a checkpoint after each."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")
-    arguments = ["500", "3d_fullres", "0", "-tr", "nnUNetTrainerAD_5epochs", "-p", "nnUNetPlansTiny", "-device", "cpu"]
-    folder = (
-        dataset
-        / "nnUNet_results"
-        / MODEL.format(trainer="nnUNetTrainerAD_5epochs", plans="nnUNetPlansTiny", configuration="3d_fullres")
-    )
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "40")
+    monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
+    model = MODEL.format(trainer=TRAINER, plans="nnUNetPlansTiny", configuration="3d_fullres")
+    return dataset / "nnUNet_results" / model
+
+
+def begin_training(fold: Path) -> subprocess.Popen:
+    """Start TRAINING in a process group of its own and return when it has written a checkpoint."""
     training = subprocess.Popen(
-        [command("nnUNetv2_train"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [command("nnUNetv2_train"), *TRAINING], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not (folder / "checkpoint_best.pth").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(training.pid, signal.SIGKILL)
-    training.wait()
-    assert (folder / "checkpoint_best.pth").exists()
-    assert not (folder / "checkpoint_final.pth").exists()
+    wait_until(lambda: (fold / "checkpoint_latest.pth").exists() or training.poll() is not None, 300)
+    assert training.poll() is None, training.communicate()[0]
+    return training
 
-    run("nnUNetv2_train", *arguments, "--c")
-    state = torch.load(folder / "checkpoint_final.pth", weights_only=False)
-    assert state["current_epoch"] == 5
-    assert {len(values) for values in state["nnunet_ad"]["curves"].values()} == {5}
-    assert state["nnunet_ad"]["difficulty"]["num_updates"].sum() > 0
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def group_is_gone(training: subprocess.Popen) -> bool:
+    try:
+        os.killpg(training.pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_a_killed_training_continues_as_if_nothing_had_been(fold):
+    run("nnUNetv2_train", *TRAINING)
+    expected = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    shutil.rmtree(fold)
+
+    training = begin_training(fold)
+    time.sleep(random.uniform(0, 2))
+    training.kill()  # its workers are on their own
+    training.communicate()
+    wait_until(lambda: group_is_gone(training), 20)
+    assert not (fold / "checkpoint_final.pth").exists()
+
+    run("nnUNetv2_train", *TRAINING, "--c")
+    state = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert state["current_epoch"] == 1
+    assert json.dumps(state["nnunet_ad"]["curves"]) == json.dumps(expected["nnunet_ad"]["curves"])
+    assert state["logging"]["train_losses"] == expected["logging"]["train_losses"]
+    for name, weights in expected["network_weights"].items():
+        assert torch.equal(state["network_weights"][name], weights), name
+
+
+def test_sigterm_to_all_processes_ends_a_training_that_can_be_continued(fold):
+    training = begin_training(fold)
+    os.killpg(training.pid, signal.SIGTERM)
+    output, _ = training.communicate(timeout=120)
+    assert training.returncode == 75
+    assert output.count("Stopped by SIGTERM in epoch") == 1
+    assert "Traceback" not in output
+    assert "checkpoint_latest.pth is written" in output
+    wait_until(lambda: group_is_gone(training), 20)
+
+    run("nnUNetv2_train", *TRAINING, "--c")
+    assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 1
 
 
 def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):

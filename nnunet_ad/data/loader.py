@@ -1,6 +1,5 @@
 """Batches of labelled and unlabelled patches from one set of worker processes."""
 
-import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgenerators.dataloading.data_loader import DataLoader
@@ -72,8 +71,3 @@ class TwoStreamDataLoader(DataLoader):
         labeled = self.labeled.generate_train_batch()
         unlabeled = self.unlabeled.generate_train_batch()
         return {**labeled, "unlabeled_data": unlabeled["data"], "unlabeled_keys": unlabeled["keys"]}
-
-    def set_thread_id(self, thread_id: int) -> None:
-        """Called once in each worker process: seed torch, whose state all forked workers would share otherwise."""
-        super().set_thread_id(thread_id)
-        torch.manual_seed(np.random.randint(2**31))

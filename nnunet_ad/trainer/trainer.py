@@ -260,7 +260,7 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""
         super().on_train_epoch_start()
-        self._measure_gradients = True
+        self._measure_gradients = not self.train_outputs
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the means of the epoch; the only place of the epoch's training where values leave the device."""

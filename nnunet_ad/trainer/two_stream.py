@@ -7,15 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, distributed, nn
-from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
@@ -26,23 +22,23 @@ from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.trainer import curves
+from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.precision import cpu_computes_bf16
+from nnunet_ad.trainer.randomness import Stream
+from nnunet_ad.trainer.resumable import nnUNetTrainerResumable
 
 ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
-SEED_VARIABLE = "NNUNET_AD_SEED"
 
 
-class nnUNetTrainerTwoStream(nnUNetTrainer):
-    """Base of trainers that see unlabelled cases: streams, augmentation, optimiser, curves and checkpoints.
+class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
+    """Base of trainers that see unlabelled cases: streams, augmentation, optimiser and curves.
 
     A subclass brings the network and the train step. ``NNUNET_AD_ITERATIONS=n`` makes every epoch n training and
-    max(1, n // 5) validation iterations; ``NNUNET_AD_SEED=n`` seeds weights, noise, cases and augmentation.
+    max(1, n // 5) validation iterations.
 
     Attributes:
         config: Hyper-parameters; a variant is a subclass with another one.
-        seed: Of the run, or ``None``.
-        generator: Random state on the device, part of the checkpoint.
         curves: One value an epoch of whatever is logged, part of the checkpoint.
         unlabeled_dataset: The unlabelled cases of the fold, from the start of training on.
     """
@@ -63,35 +59,17 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
         self.weight_decay = self.config.weight_decay
         self.num_epochs = self.config.num_epochs
         self.num_iterations_per_epoch = (
-            _integer_from_environment(ITERATIONS_VARIABLE, minimum=1) or self.config.num_iterations_per_epoch
+            integer_from_environment(ITERATIONS_VARIABLE, minimum=1) or self.config.num_iterations_per_epoch
         )
         self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
-        self.save_every = 5
         self.num_classes = self.label_manager.num_segmentation_heads
         self.ignore_label = self.label_manager.ignore_label
         self.curves: curves.Curves = {}
         self.unlabeled_dataset: UnlabeledDataset | None = None
-        self.seed = _integer_from_environment(SEED_VARIABLE, minimum=0)
-        self.generator = torch.Generator(self.device)
-        self._seed_everything()
         if self.device.type == "cpu":
             keep_freed_memory()
 
-    def _seed_everything(self) -> None:
-        if self.seed is None:
-            self.generator.seed()
-            return
-        torch.manual_seed(self.seed)
-        np.random.seed(self.seed + self.local_rank)
-        self.generator.manual_seed(self.seed + self.local_rank)
-
     # ------------------------------------------------------------------------------------------- network
-
-    @property
-    def bare_network(self) -> nn.Module:
-        """The network without the wrappers of distributed training and compilation."""
-        network = self.network.module if self.is_ddp else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """There is none to switch."""
@@ -203,38 +181,12 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
             val, patch_size, self.get_validation_transforms(None, ignore_label=self.ignore_label)
         )
         num_workers = get_allowed_n_proc_DA()
-        loaders = self._in_background(train, num_workers), self._in_background(validation, num_workers // 2)
-        for loader in loaders:
-            next(loader)
-        return loaders
-
-    def _in_background(self, loader, num_workers: int):
-        if get_allowed_n_proc_DA() == 0:
-            return SingleThreadedAugmenter(loader, None)
-        num_workers = max(1, num_workers)
-        first_seed = None
-        if self.seed is not None:  # another one after each continuation, or the first patches would come again
-            first_seed = hash((self.seed, self.local_rank, self.current_epoch)) % 2**31
-        return NonDetMultiThreadedAugmenter(
-            loader,
-            None,
-            num_processes=num_workers,
-            num_cached=max(6, num_workers // 2),
-            seeds=None if first_seed is None else [first_seed + i for i in range(num_workers)],
-            pin_memory=self.device.type == "cuda",
-            wait_time=0.002,
+        return (
+            self.in_advance(train, Stream.TRAINING_BATCH, num_workers),
+            self.in_advance(validation, Stream.VALIDATION_BATCH, num_workers // 2),
         )
 
     # ------------------------------------------------------------------------------------------- epochs
-
-    def run_training(self) -> None:
-        """As the host; worker processes end on errors, too."""
-        try:
-            super().run_training()
-        finally:
-            for loader in (self.dataloader_train, self.dataloader_val):
-                if isinstance(loader, NonDetMultiThreadedAugmenter):
-                    loader._finish()
 
     def on_train_start(self) -> None:
         """Say in the log what is trained, and in which way."""
@@ -270,53 +222,13 @@ class nnUNetTrainerTwoStream(nnUNetTrainer):
     # ------------------------------------------------------------------------------------------- checkpoints
 
     def method_state(self) -> dict:
-        """Return what the method carries from step to step beside network and optimiser; a subclass adds to it."""
-        return {
-            "version": __version__,
-            "curves": self.curves,
-            "generator": self.generator.get_state(),
-            "generator_device": self.generator.device.type,
-        }
+        """The curves go into the checkpoint, too."""
+        return {**super().method_state(), "curves": self.curves}
 
     def load_method_state(self, state: dict) -> None:
-        """Restore what :meth:`method_state` returned."""
-        self.curves = state["curves"]
-        if state["generator_device"] != self.generator.device.type:
-            self.print_to_log_file(
-                f"The checkpoint was written on {state['generator_device']}, this is {self.generator.device.type}: "
-                "noise goes on from another random state."
-            )
-        elif self.local_rank == 0:  # the others did not write theirs, and must not draw what rank 0 draws
-            self.generator.set_state(state["generator"])
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the method's state added; the file appears as a whole or not at all."""
-        if self.local_rank != 0:
-            return
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        checkpoint = {
-            "network_weights": self.bare_network.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "nnunet_ad": self.method_state(),
-        }
-        temporary = Path(f"{filename}.tmp")
-        torch.save(checkpoint, temporary)
-        temporary.replace(filename)
-
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Restore what :meth:`save_checkpoint` wrote."""
-        super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
-        self.load_method_state(checkpoint["nnunet_ad"])
+        """Restore what :meth:`method_state` returned; the running epoch adds its values to the curves again."""
+        super().load_method_state(state)
+        self.curves = {name: values[: self.current_epoch] for name, values in state["curves"].items()}
 
 
 def average_over_ranks(tensors: list[Tensor]) -> None:
@@ -327,12 +239,3 @@ def average_over_ranks(tensors: list[Tensor]) -> None:
     for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
         work.wait()
     torch._foreach_div_(tensors, distributed.get_world_size())
-
-
-def _integer_from_environment(variable: str, minimum: int) -> int | None:
-    text = os.environ.get(variable)
-    if text is None:
-        return None
-    if not text.strip().isdecimal() or int(text) < minimum:
-        raise ValueError(f"{variable} is {text!r}; expected a whole number of at least {minimum}")
-    return int(text)

@@ -73,14 +73,3 @@ def test_two_streams_come_in_one_batch(preprocessing):
     assert batch["unlabeled_data"].shape == (3, 1, *patch_size)
     assert set(batch["keys"]) <= {"L1", "L2"}
     assert set(batch["unlabeled_keys"]) <= {"Made_001", "Made_002"}
-
-
-def test_workers_get_random_states_of_their_own():
-    loader = TwoStreamDataLoader.__new__(TwoStreamDataLoader)
-    drawn = []
-    for seed in (1, 2, 1):
-        torch.manual_seed(0)
-        np.random.seed(seed)
-        loader.set_thread_id(0)
-        drawn.append(torch.rand(1).item())
-    assert drawn[0] == drawn[2] != drawn[1]

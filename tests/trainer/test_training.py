@@ -319,7 +319,7 @@ def test_continuing_restores_everything_the_step_carries(make_trainer):
     for name, value in first.difficulty.state_dict().items():
         assert torch.equal(second.difficulty.state_dict()[name], value)
     assert second.difficulty.num_updates.sum() > 0
-    assert torch.equal(second.generator.get_state(), first.generator.get_state())
+    assert second.seed == first.seed
     for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
         assert torch.equal(a, b)
     momentum = [s["momentum_buffer"] for s in second.optimizer.state_dict()["state"].values()]
@@ -341,16 +341,6 @@ def test_checkpoints_load_strictly_into_the_network_that_inference_builds(make_t
     trainer.network.eval()
     x = torch.randn(1, 1, 16, 16, 16)
     torch.testing.assert_close(network(x), trainer.network(x))
-
-
-def test_a_checkpoint_of_another_kind_of_device_is_taken(make_trainer):
-    first = make_trainer(nnUNetTrainerAD_1epoch)
-    first.run_training()
-    second = make_trainer(nnUNetTrainerAD_1epoch)
-    state = {**first.method_state(), "generator": torch.zeros(16, dtype=torch.uint8), "generator_device": "cuda"}
-    second.load_method_state(state)
-    assert second.curves == first.curves
-    assert "another random state" in Path(second.log_file).read_text()
 
 
 def test_the_ramp_up_follows_the_number_of_epochs_that_is_trained(make_trainer):

@@ -1,0 +1,209 @@
+"""A training that was interrupted ends with what one that was not ends with, bit by bit."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ad.cli.main import main
+from nnunet_ad.config import ADConfig
+from nnunet_ad.trainer import checkpoints, nnUNetTrainerAD
+from nnunet_ad.trainer.interruption import EXIT_CODE, TrainingInterruptedError
+
+
+class Watched(nnUNetTrainerAD):
+    """Two epochs that note the loss of each step."""
+
+    config = replace(ADConfig(), num_epochs=2, num_sampling_steps=2)
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.losses = []
+
+    def train_step(self, batch):
+        outputs = super().train_step(batch)
+        self.losses.append(outputs["loss"].item())
+        return outputs
+
+
+@pytest.fixture(scope="module")
+def planned(planned, tmp_path_factory) -> Path:
+    """The planned dataset with its unlabelled cases preprocessed, once for all of these trainings."""
+    root = tmp_path_factory.mktemp("preprocessed")
+    shutil.copytree(planned, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+            patch.setenv(name, str(root / name))
+        assert main(["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny", "-np", "1"]) == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch) -> None:
+    monkeypatch.setattr("nnunet_ad.trainer.curves.plot", lambda *_: None)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
+
+
+def interrupted_after(trainer, number: int) -> Watched:
+    """Let a trainer be asked to stop after that many iterations and ends of epochs."""
+    reason, asked = trainer.interruption.reason, iter(range(number))
+    trainer.interruption.reason = lambda: "SIGTERM" if next(asked, None) is None else reason()
+    return trainer
+
+
+@pytest.fixture
+def uninterrupted(make_trainer, monkeypatch) -> Watched:
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "3")
+    trainer = make_trainer(Watched)
+    trainer.run_training()
+    return trainer
+
+
+def latest(trainer) -> Path:
+    return Path(trainer.output_folder) / checkpoints.LATEST
+
+
+def state_of(trainer) -> dict[str, torch.Tensor]:
+    momentum = trainer.optimizer.state_dict()["state"]
+    return {
+        **trainer.network.state_dict(),
+        **{f"momentum {i}": state["momentum_buffer"] for i, state in momentum.items()},
+        **trainer.difficulty.state_dict(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("stops", "workers"),
+    [
+        ([0], "1"),  # after the first iteration
+        ([1, 1], "0"),  # in training, and again in the same epoch
+        ([3], "1"),  # in validation
+        ([4], "3"),  # between epochs
+        ([6], "0"),
+    ],
+)
+def test_a_continued_training_is_the_uninterrupted_one(uninterrupted, make_trainer, monkeypatch, stops, workers):
+    monkeypatch.setenv("nnUNet_n_proc_DA", workers)
+    losses = []
+    for i, stop in enumerate([*stops, 1000]):
+        random.seed(i)  # whatever state the process begins with
+        trainer = make_trainer(Watched)
+        if i > 0:
+            trainer.load_checkpoint(str(latest(trainer)))
+        if i < len(stops):
+            with pytest.raises(TrainingInterruptedError):
+                interrupted_after(trainer, stop).run_training()
+        else:
+            trainer.run_training()
+        losses += trainer.losses
+    assert losses == uninterrupted.losses
+    expected = state_of(uninterrupted)
+    assert all(torch.equal(value, expected[name]) for name, value in state_of(trainer).items())
+    assert json.dumps(trainer.curves) == json.dumps(uninterrupted.curves)
+    for name in ("train_losses", "val_losses", "ema_fg_dice", "lrs"):
+        assert trainer.logger.get_value(name, None) == uninterrupted.logger.get_value(name, None)
+    assert trainer._best_ema == uninterrupted._best_ema
+    names = {file.name for file in Path(trainer.output_folder).glob("checkpoint_*")}
+    assert names == {"checkpoint_best.pth", "checkpoint_final.pth"}
+
+
+def test_the_best_epoch_is_remembered(make_trainer, monkeypatch):
+    """The host writes its latest checkpoint before it knows whether the epoch was the best."""
+    trainer = make_trainer(Watched)
+    trainer.num_iterations_per_epoch = 1
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(trainer, 2).run_training()  # an iteration, one of validation, and the end of the epoch
+    checkpoint = torch.load(latest(trainer), weights_only=False)
+    assert checkpoint["current_epoch"] == 1
+    assert checkpoint["_best_ema"] == trainer.logger.get_value("ema_fg_dice", step=0)
+
+
+def test_without_a_seed_one_is_drawn_logged_and_kept(make_trainer, monkeypatch):
+    monkeypatch.delenv("NNUNET_AD_SEED")
+    first, second = make_trainer(Watched), make_trainer(Watched)
+    assert first.seed != second.seed
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(first, 0).run_training()
+    assert f"seed {first.seed}" in Path(first.log_file).read_text()
+    second.load_checkpoint(str(latest(first)))
+    assert second.seed == first.seed
+
+
+def test_another_seed_than_that_of_the_checkpoint_is_pointed_out(make_trainer, monkeypatch):
+    first = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(first, 0).run_training()
+    monkeypatch.setenv("NNUNET_AD_SEED", "7")
+    second = make_trainer(Watched)
+    second.load_checkpoint(str(latest(first)))
+    assert second.seed == 1
+    assert "NNUNET_AD_SEED is 7, but this training began with seed 1" in Path(second.log_file).read_text()
+
+
+def test_a_damaged_latest_checkpoint_is_replaced_by_the_one_before(make_trainer, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
+    first = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(first, 1).run_training()
+    with latest(first).open("r+b") as stream:
+        stream.truncate(latest(first).stat().st_size // 2)
+    second = make_trainer(Watched)
+    second.load_checkpoint(str(latest(first)))
+    assert len(second.train_outputs) == 1
+    log = Path(second.log_file).read_text()
+    assert f"{latest(first)} is damaged" in log
+    assert str(latest(first).with_name(checkpoints.PREVIOUS)) in log
+    second.run_training()
+    assert len(second.losses) == 3
+
+
+def test_an_older_trainings_checkpoint_never_stands_in_for_a_damaged_one(make_trainer):
+    older = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(older, 0).run_training()
+    newer = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(newer, 1).run_training()
+    assert not latest(newer).with_name(checkpoints.PREVIOUS).exists()
+
+
+def test_a_signal_ends_the_training_with_a_checkpoint_a_line_and_a_code(make_trainer, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    trainer = make_trainer(Watched)
+    step = trainer.train_step
+    trainer.train_step = lambda batch: os.kill(os.getpid(), signal.SIGTERM) or step(batch)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised:
+        trainer.run_training()
+    assert raised.value.code == EXIT_CODE == 75
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert len(torch.load(latest(trainer), weights_only=False)["nnunet_ad"]["running_epoch"][0]["train"]) == 1
+    stopped = [line for line in Path(trainer.log_file).read_text().splitlines() if "Stopped" in line]
+    assert len(stopped) == 1
+    assert "by SIGTERM in epoch 0, after 1 of 2 training and 0 of 1 validation iterations" in stopped[0]
+    assert not [thread for thread in threading.enumerate() if "results_loop" in thread.name]
+
+
+def test_a_training_without_checkpoints_stops_without_one(make_trainer):
+    trainer = interrupted_after(make_trainer(Watched), 0)
+    trainer.disable_checkpointing = True
+    with pytest.raises(TrainingInterruptedError):
+        trainer.run_training()
+    assert "no checkpoint is written" in Path(trainer.log_file).read_text()
+    assert not list(Path(trainer.output_folder).glob("checkpoint*"))
+
+
+def test_the_time_limit_stops_before_it_is_over(make_trainer, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_TIME_LIMIT", "0.01")
+    trainer = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        trainer.run_training()
+    assert "the time limit (NNUNET_AD_TIME_LIMIT)" in Path(trainer.log_file).read_text()
+    assert latest(trainer).exists()
