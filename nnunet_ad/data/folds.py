@@ -11,6 +11,7 @@ from pathlib import Path
 UNLABELED_KEY = "unlabeled"
 UNLABELED_IMAGES = "imagesUnlabeled"
 SPLITS_FILE = "splits_final.json"
+_HOST_KEYS = {"train", "val"}
 NUM_HOST_FOLDS = 5  # of the splits that nnU-Net makes where there are none
 
 
@@ -104,6 +105,24 @@ def check_cases_exist(fold: int | str, cases: Iterable[str], existing: Iterable[
         )
 
 
+def check_labeled_cases(
+    fold: int | str, train: Collection[str], val: Collection[str], existing: Iterable[str], preprocessed_folder: Path
+) -> None:
+    """Refuse a fold without training or validation case, or with one that is not preprocessed.
+
+    Raises:
+        ValueError: Names the list or the cases.
+    """
+    for name, cases in (("train", train), ("val", val)):
+        if not cases:
+            raise ValueError(
+                f'"{name}" of fold {fold} is empty, and needs at least one labelled case. Add one in {SPLITS_FILE}; '
+                'where no case can be kept aside, "val" may repeat those of "train".'
+            )
+    where = f"{preprocessed_folder} (preprocessed labelled cases)"
+    check_cases_exist(fold, [*train, *val], existing, where)
+
+
 def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: Path, raw_dataset: Path | None) -> None:
     raw_file = raw_dataset / SPLITS_FILE if raw_dataset is not None else None
     if raw_file is None or not raw_file.is_file():
@@ -123,7 +142,9 @@ def _read_splits(file: Path) -> list[dict[str, list[str]]]:
         splits = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not valid JSON ({error}). Repair it, or delete it and plan again.") from error
-    if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+    if not isinstance(splits, list) or not all(
+        isinstance(split, dict) and split.keys() >= _HOST_KEYS for split in splits
+    ):
         raise ValueError(f'{file} should be a list of folds [{{"train": […], "val": […], "unlabeled": […]}}, …].')
     return splits
 

@@ -1,8 +1,8 @@
 """Preprocessing of unlabelled cases: images only, by nnU-Net's own preprocessor, redone when stale or half-written.
 
 Beside nnU-Net's folder ``<data_identifier>/`` stands ``<data_identifier>_unlabeled/`` with ``<case>.b2nd`` (image) and
-``<case>.pkl`` (properties), and ``<case>_seg.b2nd`` only where the plans normalise inside the non-zero mask: it holds
-that mask (-1 outside), never a label.
+``<case>.pkl`` (properties, the mean and SD of each channel among them), and ``<case>_seg.b2nd`` only where the plans
+normalise inside the non-zero mask: it holds that mask (-1 outside), never a label.
 """
 
 import hashlib
@@ -27,7 +27,9 @@ from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.images import num_channels
 
+INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
+_FORMAT = 2  # of what is written; raised when older files lack something
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class UnlabeledPreprocessing:
         """
         manager = self.manager
         decisive = {
+            "format": _FORMAT,
             "spacing": list(manager.spacing),
             "transpose": list(self.plans.transpose_forward),
             "normalization": list(manager.normalization_schemes),
@@ -146,6 +149,12 @@ def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
     return {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
 
 
+def intensities_of(image: np.ndarray) -> dict[str, list[float]]:
+    """Return ``mean`` and ``sd`` of each channel of a preprocessed image (C, *spatial)."""
+    axes = tuple(range(1, image.ndim))
+    return {name: function(image, axes, np.float64).tolist() for name, function in (("mean", np.mean), ("sd", np.std))}
+
+
 def image_file(folder: Path, case: str) -> Path:
     """Return the preprocessed image of a case."""
     return folder / f"{case}.b2nd"
@@ -194,16 +203,12 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
             images, None, preprocessing.plans, preprocessing.manager, preprocessing.dataset_json
         )
     except Exception as error:
+        _check_channels(preprocessing, case, images, _count_channels(preprocessing, images))
         raise ValueError(
             f"unlabelled case {case} could not be preprocessed from {', '.join(images)}: {type(error).__name__}: "
             f"{error}. Repair or remove these files."
         ) from error
-    expected = num_channels(preprocessing.dataset_json)
-    if len(image) != expected:
-        raise ValueError(
-            f"unlabelled case {case} ({', '.join(images)}) has {len(image)} channel(s); dataset.json declares "
-            f"{expected}. Add the missing file(s) or remove the case."
-        )
+    _check_channels(preprocessing, case, images, len(image))
     if not np.isfinite(image).all():
         raise ValueError(
             f"unlabelled case {case} ({', '.join(images)}) has NaN or infinite values after normalisation. "
@@ -215,10 +220,28 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
     if preprocessing.keeps_mask:
         _write_array(mask_file(folder, case), mask.astype(np.int16, copy=False), patch_size)
     properties["preprocessed_shape"] = tuple(image.shape)
+    properties[INTENSITIES] = intensities_of(image)
     properties[_STAMP] = _stamp(preprocessing, [Path(file) for file in images])
     temporary = folder / f".{case}.pkl"
     temporary.write_bytes(pickle.dumps(properties))
     temporary.replace(properties_file(folder, case))
+
+
+def _check_channels(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[str], found: int | None) -> None:
+    expected = num_channels(preprocessing.dataset_json)
+    if found not in (None, expected):
+        raise ValueError(
+            f"unlabelled case {case} ({', '.join(images)}) has {found} channel(s); dataset.json declares {expected}. "
+            "Correct its files or remove the case."
+        )
+
+
+def _count_channels(preprocessing: UnlabeledPreprocessing, images: Sequence[str]) -> int | None:
+    """Return the number of channels of a case that nnU-Net's preprocessor failed on; ``None`` if it is not readable."""
+    try:
+        return len(preprocessing.plans.image_reader_writer_class().read_images(images)[0])
+    except Exception:  # the caller reports the preprocessor's own error
+        return None
 
 
 def _check_intact(case: str, images: Sequence[str]) -> None:

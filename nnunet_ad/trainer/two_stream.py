@@ -17,7 +17,9 @@ from nnunet_ad import __version__
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists
+from nnunet_ad.data.domain_gap import domain_gap
+from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists, check_labeled_cases
+from nnunet_ad.data.labeled import check_labeled
 from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
@@ -120,19 +122,22 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     # ------------------------------------------------------------------------------------------- data
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As the host, but a fold beyond the split file is an error instead of a random split."""
-        folder = Path(self.preprocessed_dataset_folder_base)
+        """As the host, but a fold beyond the split file is an error instead of a random split, as are unknown cases."""
+        folder, cases_folder = Path(self.preprocessed_dataset_folder_base), Path(self.preprocessed_dataset_folder)
+        identifiers = infer_dataset_class(str(cases_folder)).get_identifiers(str(cases_folder))
         if self.fold != "all":
-            identifiers = infer_dataset_class(self.preprocessed_dataset_folder).get_identifiers
-            check_enough_for_folds(identifiers(self.preprocessed_dataset_folder), folder)
+            check_enough_for_folds(identifiers, folder)
         check_fold_exists(self.fold, folder)
-        split = super().do_split()
+        train, val = super().do_split()
         check_fold_exists(self.fold, folder)  # the host may have written the file only now
-        return split
+        check_labeled_cases(self.fold, train, val, identifiers, cases_folder)
+        return train, val
 
     def get_tr_and_val_datasets(self) -> tuple:
-        """As the host; the unlabelled cases of the fold are found, and preprocessed where they were not."""
+        """As the host; all cases are checked, and unlabelled ones preprocessed where they were not."""
         labeled, val = super().get_tr_and_val_datasets()
+        fold_of_dataset = f"fold {self.fold} of {self.plans_manager.dataset_name}"
+        check_labeled(labeled, val, self.label_manager, fold_of_dataset, self.print_to_log_file)
         self.unlabeled_dataset = prepare_unlabeled(
             DatasetFolders.of(self.plans_manager.dataset_name),
             self.plans_manager,
@@ -143,6 +148,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             val.identifiers,
             self.print_to_log_file,
         )
+        for warning in domain_gap(labeled, self.unlabeled_dataset):
+            self.print_to_log_file(warning)
         return labeled, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 (host's name)

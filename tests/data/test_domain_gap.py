@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from nnunet_ad.data.domain_gap import domain_gap
+from nnunet_ad.data.preprocessing import INTENSITIES, intensities_of
+
+
+class Labeled:
+    """Two labelled cases in memory, of means -0.1 and 0.1 and SD 1."""
+
+    identifiers = ("L1", "L2")
+
+    def load_case(self, case):
+        noise = np.random.default_rng(0).standard_normal((1, 20, 20, 20))
+        noise = (noise - noise.mean()) / noise.std()
+        return noise + {"L1": -0.1, "L2": 0.1}[case], None, None, {"spacing": [5.0, 1.0, {"L1": 1.0, "L2": 1.4}[case]]}
+
+
+class Unlabeled:
+    def __init__(self, spacing=(5, 1, 1), mean=0.0, sd=1.0):
+        self.identifiers = ["near", "other"]
+        self.looks = {"near": ((5, 1, 1.2), 0.0, 1.0), "other": (spacing, mean, sd)}
+
+    def load_properties(self, case):
+        spacing, mean, sd = self.looks[case]
+        return {"spacing": list(spacing), INTENSITIES: {"mean": [mean], "sd": [sd]}}
+
+
+@pytest.mark.parametrize(
+    "look",
+    [{"spacing": (2.6, 1, 1)}, {"spacing": (9.9, 1, 2.7)}, {"mean": 1.09}, {"mean": -1.09}, {"sd": 0.34}, {"sd": 2.9}],
+)
+def test_near_cases_give_no_warning(look):
+    assert domain_gap(Labeled(), Unlabeled(**look)) == []
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        ({"spacing": (2.4, 1, 1)}, "other 2.4 x 1 x 1; labelled: 5 to 5 x 1 to 1 x 1 to 1.4"),
+        ({"spacing": (5, 1, 2.9)}, "other 5 x 1 x 2.9;"),
+        ({"mean": 1.11}, "other mean 1.11, SD 1; labelled: mean -0.1 to 0.1, SD 1 to 1"),
+        ({"mean": -1.11}, "other mean -1.11, SD 1"),
+        ({"sd": 0.33}, "other mean 0, SD 0.33"),
+        ({"sd": 3.1}, "other mean 0, SD 3.1"),
+    ],
+)
+def test_far_cases_are_named_with_numbers(look, said):
+    (warning,) = domain_gap(Labeled(), Unlabeled(**look))
+    assert "1 of 2 unlabelled case(s)" in warning
+    assert said in warning
+
+
+def test_intensities_are_those_of_each_channel():
+    image = np.stack([np.full((2, 2, 2), 3.0), np.arange(8.0).reshape(2, 2, 2)]).astype(np.float32)
+    found = intensities_of(image)
+    assert found["mean"] == [3.0, 3.5]
+    assert found["sd"] == pytest.approx([0.0, np.arange(8).std()])

@@ -1,0 +1,232 @@
+"""Training on data that lack something: what can be trained trains, what can't is refused before the first epoch."""
+
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_ad.trainer import nnUNetTrainerAD_1epoch
+
+DATASET = "Dataset500_Made"
+LABELED_FOLDER = "nnUNetPlans_3d_fullres"
+
+
+@pytest.fixture
+def raw(dataset) -> Path:
+    return dataset / "nnUNet_raw" / DATASET
+
+
+@pytest.fixture
+def preprocessed(dataset) -> Path:
+    return dataset / "nnUNet_preprocessed" / DATASET
+
+
+@pytest.fixture
+def write_split(raw, preprocessed):
+    def write(train=("Made_000", "Made_001"), val=("Made_002",), **unlabeled) -> None:
+        split = {"train": list(train), "val": list(val), **unlabeled}
+        for folder in (raw, preprocessed):
+            (folder / "splits_final.json").write_text(json.dumps([split]))
+
+    return write
+
+
+@pytest.fixture
+def train(make_trainer):
+    """Return a function that trains for an epoch and returns the log."""
+
+    def run() -> str:
+        trainer = make_trainer(nnUNetTrainerAD_1epoch)
+        trainer.run_training()
+        assert (Path(trainer.output_folder) / "checkpoint_final.pth").is_file()
+        return Path(trainer.log_file).read_text()
+
+    return run
+
+
+@pytest.fixture
+def refused(make_trainer):
+    """Return a function that checks that training is refused before the first epoch, in one line, leaving nothing."""
+
+    def check(match: str) -> None:
+        trainer, before = make_trainer(nnUNetTrainerAD_1epoch), set(multiprocessing.active_children())
+        with pytest.raises(ValueError, match=match) as raised:
+            trainer.run_training()
+        assert "\n" not in str(raised.value)
+        assert set(multiprocessing.active_children()) <= before
+        assert [file.suffix for file in Path(trainer.output_folder).iterdir()] == [".txt"]
+        assert "Epoch 0" not in Path(trainer.log_file).read_text()
+
+    return check
+
+
+def test_a_sound_dataset_gets_no_warning(train):
+    assert "WARNING" not in train()
+
+
+def test_one_unlabeled_case_is_enough(train, write_split):
+    write_split(unlabeled=["Made_004"])
+    assert "1 unlabelled cases: Made_004" in train()
+
+
+def test_one_labeled_case_is_enough(train, write_split):
+    write_split(train=["Made_000"], val=["Made_000"])
+    assert "1 training and 1 validation cases" in train()
+
+
+def test_no_unlabeled_case(refused, raw, write_split):
+    write_split()
+    shutil.rmtree(raw / "imagesUnlabeled")
+    refused("fold 0 of Dataset500_Made has no unlabelled case.* Put images into imagesUnlabeled/")
+
+
+def test_a_case_both_labeled_and_unlabeled(refused, write_split):
+    write_split(unlabeled=["Made_003", "Made_001"])
+    refused("Made_001 is both labelled .* and unlabelled. Remove it from one of the lists")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_unknown_labeled_case(refused, write_split, part):
+    write_split(**{part: ["Made_000", "Nobody"]})
+    refused(rf"fold 0 names 1 case\(s\) that are not in .*{LABELED_FOLDER}.*: Nobody")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_empty_list(refused, write_split, part):
+    write_split(**{part: []})
+    refused(f'"{part}" of fold 0 is empty')
+
+
+def test_an_unlabeled_case_with_a_channel_too_many(refused, raw):
+    file = raw / "imagesUnlabeled" / "Made_004_0000.nii.gz"
+    shutil.copy(file, file.with_name("Made_004_0001.nii.gz"))
+    refused(r"case Made_004 .* found Made_004_0000.nii.gz, Made_004_0001.nii.gz; dataset.json declares 1 channel")
+
+
+def test_an_unlabeled_file_with_three_channels(refused, raw):
+    file = raw / "imagesUnlabeled" / "Made_004_0000.nii.gz"
+    image = sitk.ReadImage(file)
+    sitk.WriteImage(sitk.JoinSeries([image] * 3), file)
+    refused(r"unlabelled case Made_004 .* has 3 channel\(s\); dataset.json declares 1")
+
+
+@pytest.mark.parametrize("damage", ["truncated image", "truncated label", "no label", "no properties", "sizes differ"])
+def test_a_damaged_preprocessed_labeled_case(refused, preprocessed, damage):
+    folder = preprocessed / LABELED_FOLDER
+    image, label, properties = (folder / f"Made_001{ending}" for ending in (".b2nd", "_seg.b2nd", ".pkl"))
+    match damage:
+        case "truncated image":
+            image.write_bytes(image.read_bytes()[:-100])
+        case "truncated label":
+            label.write_bytes(label.read_bytes()[:-100])
+        case "no label":
+            label.unlink()
+        case "no properties":
+            properties.unlink()
+        case "sizes differ":
+            shutil.copy(folder / "Made_000_seg.b2nd", label)
+            _pad(image)
+    refused("labelled case Made_001: a preprocessed file in .* Run nnUNetv2_preprocess again")
+
+
+def _pad(file: Path) -> None:
+    import blosc2
+
+    array = np.pad(blosc2.open(str(file), mode="r")[:], ((0, 0), (0, 1), (0, 0), (0, 0)))
+    file.unlink()
+    blosc2.asarray(array, urlpath=str(file))
+
+
+def test_a_labeled_case_without_preprocessed_image(refused, preprocessed):
+    (preprocessed / LABELED_FOLDER / "Made_001.b2nd").unlink()
+    refused(r"not in .*\(preprocessed labelled cases\): Made_001")
+
+
+@pytest.mark.parametrize("damage", ["truncated image", "no properties"])
+def test_damaged_preprocessed_unlabeled_cases_are_made_anew(train, preprocessed, damage):
+    assert "Preprocessed 3 unlabelled case(s) now" in train()
+    _damage(preprocessed / f"{LABELED_FOLDER}_unlabeled", damage)
+    assert "Preprocessed 1 unlabelled case(s) now, 2 were there already" in train()
+
+
+@pytest.mark.parametrize("damage", ["truncated image", "no properties"])
+def test_damaged_preprocessed_unlabeled_cases_without_raw_data(train, refused, raw, preprocessed, damage):
+    train()
+    shutil.rmtree(preprocessed.parents[1] / "nnUNet_results")
+    shutil.rmtree(raw)
+    _damage(preprocessed / f"{LABELED_FOLDER}_unlabeled", damage)
+    (preprocessed / "splits_final.json").write_text(
+        json.dumps([{"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_003", "Made_004"]}])
+    )
+    refused("stale there .*set nnUNet_raw.*: Made_004")
+
+
+def _damage(folder: Path, damage: str) -> None:
+    if damage == "no properties":
+        (folder / "Made_004.pkl").unlink()
+    else:
+        file = folder / "Made_004.b2nd"
+        file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_plans_that_changed_since_the_unlabeled_cases_were_preprocessed(train, preprocessed):
+    train()
+    file = preprocessed / "nnUNetPlansTiny.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["spacing"] = [3.0, 2.0, 2.0]
+    file.write_text(json.dumps(plans))
+    assert "Preprocessed 3 unlabelled case(s) now, 0 were there already" in train()
+
+
+def test_unlabeled_spacing_far_from_the_labeled(train, raw):
+    file = raw / "imagesUnlabeled" / "Made_004_0000.nii.gz"
+    image = sitk.ReadImage(file)
+    image.SetSpacing((2.0, 2.0, 7.5))
+    sitk.WriteImage(image, file)
+    log = train()
+    assert "WARNING: the spacing in mm of 1 of 3 unlabelled case(s) is far from that of the labelled ones: " in log
+    assert "Made_004 7.5 x 2 x 2; labelled: 2.5 to 2.5 x 2 to 2 x 2 to 2." in log
+    assert log.count("WARNING") == 1
+
+
+def test_unlabeled_intensities_far_from_the_labeled(train, raw):
+    file = raw / "imagesUnlabeled" / "Made_004_0000.nii.gz"
+    image = sitk.ReadImage(file)
+    empty = sitk.Image(image.GetSize(), image.GetPixelID())
+    empty.CopyInformation(image)
+    sitk.WriteImage(empty + 7, file)
+    log = train()
+    assert "intensity, channel by channel, of 1 of 3 unlabelled case(s) is far" in log
+    assert "Made_004 mean 0, SD 0; labelled: mean " in log
+
+
+def _clear_locations(preprocessed: Path, cases: list[str], classes: set[int]) -> None:
+    for case in cases:
+        file = preprocessed / LABELED_FOLDER / f"{case}.pkl"
+        properties = pickle.loads(file.read_bytes())
+        for key in classes:
+            properties["class_locations"][key] = []
+        file.write_bytes(pickle.dumps(properties))
+
+
+def test_labels_that_are_background_in_all_training_cases(refused, preprocessed):
+    _clear_locations(preprocessed, ["Made_000", "Made_001"], {1, 2})
+    refused(
+        r"fold 0 of Dataset500_Made: the labels of all 2 training case\(s\) \(Made_000, Made_001\) are background; "
+        "expected voxels of organ, vessel"
+    )
+
+
+def test_labels_in_one_training_case_are_enough(train, preprocessed):
+    _clear_locations(preprocessed, ["Made_000"], {1, 2})
+    assert "WARNING" not in train()
+
+
+def test_a_class_in_no_training_case_is_named(train, preprocessed):
+    _clear_locations(preprocessed, ["Made_000", "Made_001"], {2})
+    assert "WARNING: no labelled training case of fold 0 of Dataset500_Made has vessel" in train()
