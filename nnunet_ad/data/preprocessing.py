@@ -12,8 +12,10 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 
 import blosc2
 import numpy as np
@@ -104,6 +106,7 @@ def preprocess_unlabeled(
 
     Raises:
         ValueError: If a case cannot be read or preprocessed; names it.
+        RuntimeError: If a case cannot be written, or if a worker process was killed.
     """
     if not missing_cases(preprocessing, images):
         return []
@@ -214,17 +217,41 @@ def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None
             f"unlabelled case {case} ({', '.join(images)}) has NaN or infinite values after normalisation. "
             "Repair or remove it."
         )
+    properties["preprocessed_shape"] = tuple(image.shape)
+    properties[INTENSITIES] = intensities_of(image)
+    properties[_STAMP] = _stamp(preprocessing, [Path(file) for file in images])
+    try:
+        _write_case(preprocessing, case, image, mask, properties)
+    except (OSError, RuntimeError) as error:  # the latter is what blosc2 raises on a full disk
+        folder = preprocessing.folder
+        raise RuntimeError(
+            f"unlabelled case {case} could not be written to {folder} ({error}), where {disk_usage(folder).free >> 20} "
+            "MiB are free. Make room or see to the permissions, and start again; what was finished is kept."
+        ) from error
+
+
+def _write_case(
+    preprocessing: UnlabeledPreprocessing, case: str, image: np.ndarray, mask: np.ndarray, properties: dict
+) -> None:
     folder, patch_size = preprocessing.folder, preprocessing.manager.patch_size
     properties_file(folder, case).unlink(missing_ok=True)
     _write_array(image_file(folder, case), image.astype(np.float32, copy=False), patch_size)
     if preprocessing.keeps_mask:
         _write_array(mask_file(folder, case), mask.astype(np.int16, copy=False), patch_size)
-    properties["preprocessed_shape"] = tuple(image.shape)
-    properties[INTENSITIES] = intensities_of(image)
-    properties[_STAMP] = _stamp(preprocessing, [Path(file) for file in images])
-    temporary = folder / f".{case}.pkl"
-    temporary.write_bytes(pickle.dumps(properties))
-    temporary.replace(properties_file(folder, case))
+    with _written_whole(properties_file(folder, case)) as temporary:
+        temporary.write_bytes(pickle.dumps(properties))
+
+
+@contextmanager
+def _written_whole(file: Path) -> Iterator[Path]:
+    """Give the name to write under; it becomes ``file`` if all goes well, else nothing stays."""
+    temporary = file.with_name(f".{file.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_channels(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[str], found: int | None) -> None:
@@ -256,9 +283,7 @@ def _check_intact(case: str, images: Sequence[str]) -> None:
 
 def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
-    temporary = file.with_name(f".{file.name}")
-    temporary.unlink(missing_ok=True)
-    blosc2.asarray(
-        np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunks, blocks=blocks, cparams={"clevel": 5}
-    )
-    temporary.replace(file)
+    with _written_whole(file) as temporary:
+        blosc2.asarray(
+            np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunks, blocks=blocks, cparams={"clevel": 5}
+        )

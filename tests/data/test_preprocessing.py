@@ -175,6 +175,20 @@ def test_a_gap_in_the_channels_is_named(made, images):
         unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}})
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
+def test_a_full_disk_is_said_so_and_leaves_nothing(preprocessing, images):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+    try:
+        with pytest.raises(RuntimeError, match=r"unlabelled case Made_001 could not be written to .* MiB are free"):
+            preprocess_unlabeled(preprocessing, images, num_processes=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(preprocessing.folder.iterdir())
+
+
 def test_a_killed_worker_is_said_so(preprocessing, images, monkeypatch):
     class Broken:
         def result(self):
