@@ -10,6 +10,7 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.data.labeled import damaged
 from nnunet_ad.data.preprocessing import INTENSITIES, intensities_of
 
 MAX_SPACING_RATIO = 2.0  # beyond the range of the labelled cases, along any axis
@@ -37,6 +38,9 @@ def domain_gap(labeled: nnUNetBaseDataset, unlabeled: UnlabeledDataset) -> list[
     """Return a warning each where spacing or intensities of unlabelled cases are far from those of the labelled ones.
 
     Intensities are those that the network sees, after normalisation: what it removes is no difference.
+
+    Raises:
+        ValueError: If the image of a labelled case can't be read.
     """
     ours = [_look_at_labeled(labeled, case) for case in _evenly(labeled.identifiers, _MOST_IMAGES)]
     theirs = {case: _look(unlabeled.load_properties(case)) for case in unlabeled.identifiers}
@@ -83,7 +87,10 @@ def _warning(subject: str, far: Mapping[str, str], num_cases: int, expected: str
 
 def _look_at_labeled(dataset: nnUNetBaseDataset, case: str) -> Look:
     image, _, _, properties = dataset.load_case(case)
-    return _look({**properties, INTENSITIES: intensities_of(image[:])})
+    try:
+        return _look({**properties, INTENSITIES: intensities_of(image[:])})
+    except RuntimeError as error:  # blosc2's, where opening the file showed nothing
+        raise damaged(dataset, case, str(error)) from error
 
 
 def _look(properties: Mapping) -> Look:

@@ -50,13 +50,14 @@ def _open(dataset: nnUNetBaseDataset, case: str) -> dict:
         shapes = tuple(image.shape[1:]), tuple(label.shape[1:])
         properties[LOCATIONS].keys()
     except Exception as error:  # the readers raise whatever they like
-        raise _damaged(dataset, case, f"{type(error).__name__}: {error}") from error
+        raise damaged(dataset, case, f"{type(error).__name__}: {error}") from error
     if shapes[0] != shapes[1]:
-        raise _damaged(dataset, case, f"image of {shapes[0]} and label of {shapes[1]} voxels")
+        raise damaged(dataset, case, f"image of {shapes[0]} and label of {shapes[1]} voxels")
     return properties
 
 
-def _damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:
+def damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:
+    """Return the error for a labelled case whose preprocessed files are not as they should be."""
     return ValueError(
         f"labelled case {case}: a preprocessed file in {dataset.source_folder} is missing or damaged ({found}); "
         f"expected {case}.b2nd, {case}_seg.b2nd and {case}.pkl as nnU-Net writes them. Run nnUNetv2_preprocess again."

@@ -142,6 +142,23 @@ def _pad(file: Path) -> None:
     blosc2.asarray(array, urlpath=str(file))
 
 
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+def test_damage_inside_a_preprocessed_file(train, refused, preprocessed, write_split, kind):
+    write_split(train=["Made_001"], unlabeled=["Made_004"])
+    train()
+    shutil.rmtree(preprocessed.parents[1] / "nnUNet_results")
+    folder, case = {
+        "labelled": (LABELED_FOLDER, "Made_001"),
+        "unlabelled": (f"{LABELED_FOLDER}_unlabeled", "Made_004"),
+    }[kind]
+    file = preprocessed / folder / f"{case}.b2nd"
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 500] = bytes(byte ^ 0x5A for byte in content[middle : middle + 500])
+    file.write_bytes(content)
+    refused(rf"{kind} case {case}\b.*damaged")
+
+
 def test_a_labeled_case_without_preprocessed_image(refused, preprocessed):
     (preprocessed / LABELED_FOLDER / "Made_001.b2nd").unlink()
     refused(r"not in .*\(preprocessed labelled cases\): Made_001")
