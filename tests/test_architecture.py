@@ -25,9 +25,10 @@ MIDDLE = {"data", "augmentation", "network", "planning", "evaluation", "conversi
 LAYERS |= dict.fromkeys(MIDDLE, MIDDLE | PURE)
 LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE
 LAYERS["ranking"] = {"data", "network", "trainer"} | PURE
+LAYERS["model_sharing"] = {"network"} | PURE
 LAYERS["external_trainers"] = {"trainer"}
 LAYERS["report"] = {"evaluation"}
-LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "ranking", "registration", "report", "trainer"}
+LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
 
 
 def _imported_modules(path):

@@ -22,6 +22,7 @@ COMMANDS: tuple[str, ...] = (
     "plan",
     "shrink_plans",
     "rank_unlabeled",
+    "export",
 )
 
 

@@ -1,7 +1,8 @@
 """The network: one encoder, three decoders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -10,6 +11,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from nnunet_ad.network.checkpoint import inference_weights, is_for_inference_only
 from nnunet_ad.network.decoder import ADDecoder
 from nnunet_ad.network.encoder import ADEncoder
 from nnunet_ad.network.shared_encoding import SharedEncoding
@@ -52,6 +54,25 @@ class ADNetwork(nn.Module):
     def has_dropout(self) -> bool:
         """Whether the plans ask for dropout, so that training and prediction differ."""
         return any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.modules())
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, for all weights or those for inference only, which leave of the network what inference needs."""
+        if is_for_inference_only(state_dict):
+            self._keep_inference_parts()
+        elif not hasattr(
+            self, "denoising_decoder"
+        ):  # one fold of an ensemble came for inference only, this one did not
+            state_dict = inference_weights(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _keep_inference_parts(self) -> None:
+        for owner, parts in (
+            (self, ("denoising_decoder", "difficulty_decoder")),
+            (self.encoder, ("noisy_stem", "step_embedding", "modulations")),
+        ):
+            for part in parts:
+                if hasattr(owner, part):
+                    delattr(owner, part)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return D_θ(E(x)), logits (B, K, *spatial), for images (B, C, *spatial)."""

@@ -11,6 +11,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch._dynamo import OptimizedModule
 
 from nnunet_ad.config import ADConfig
+from nnunet_ad.network.checkpoint import check_complete, load_checkpoint
 from nnunet_ad.network.network import ADNetwork
 
 
@@ -33,8 +34,8 @@ class TrainedModel:
         description: Trainer, configuration, fold and checkpoint in one line.
 
     Raises:
-        ValueError: If there is no such training or checkpoint, if its network has not the three decoders, or if the
-            device is not there.
+        ValueError: If there is no such training or checkpoint, if the checkpoint holds anything but data, if its
+            network has not the three decoders, or if the device is not there.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ def _check_device(device: torch.device) -> None:
 def _check_training(folder: Path, fold: int | str, checkpoint: str) -> None:
     file = folder / f"fold_{fold}" / checkpoint
     if file.is_file():
+        check_complete(load_checkpoint(file), file)
         return
     if file.parent.is_dir():
         found = ", ".join(sorted(path.name for path in file.parent.glob("*.pth"))) or "none"

@@ -16,6 +16,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
 from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers
+from nnunet_ad.network.checkpoint import check_complete, load_checkpoint
 from nnunet_ad.trainer import checkpoints, randomness
 from nnunet_ad.trainer.environment import minutes_from_environment
 from nnunet_ad.trainer.interruption import (
@@ -235,11 +236,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         """Restore what was written; a damaged ``checkpoint_latest.pth`` is replaced by the one before it.
 
         Raises:
-            ValueError: If the file is damaged and there is none to replace it.
+            ValueError: If the file is damaged and there is none to replace it, or it is a model exported for inference.
         """
         file = checkpoints.readable(Path(filename_or_checkpoint), self.print_to_log_file)
+        checkpoint = load_checkpoint(file)
+        check_complete(checkpoint, file)
         super().load_checkpoint(str(file))
-        state = torch.load(file, map_location="cpu", weights_only=False)["nnunet_ad"]
+        state = checkpoint["nnunet_ad"]
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]  # the running epoch logs its values again
         self.load_method_state(state)

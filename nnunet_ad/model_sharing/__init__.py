@@ -1,0 +1,1 @@
+"""Models that leave for other people, and weights that come from other trainers."""

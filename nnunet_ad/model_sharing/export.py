@@ -1,0 +1,156 @@
+"""A trained model as a zip file with what inference needs, and nothing about the training or its cases."""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_ad import __version__
+from nnunet_ad.network.checkpoint import inference_weights, is_of_ad_network, load_checkpoint
+from nnunet_ad.network.from_plans import build_network
+
+# What nnU-Net's inference reads. Other keys may hold names of cases, paths or free text, so they are left behind.
+_PLANS = (
+    "dataset_name",
+    "plans_name",
+    "original_median_spacing_after_transp",
+    "original_median_shape_after_transp",
+    "image_reader_writer",
+    "transpose_forward",
+    "transpose_backward",
+    "configurations",
+    "experiment_planner_used",
+    "label_manager",
+    "foreground_intensity_properties_per_channel",
+)
+_DATASET_JSON = ("channel_names", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """Which trainings of a dataset belong to a model.
+
+    Attributes:
+        dataset: ``DatasetXXX_Name``.
+        trainer: Name of the trainer class.
+        plans: Name of the plans.
+        checkpoint: File name of the checkpoints.
+    """
+
+    dataset: str
+    trainer: str = "nnUNetTrainerAD"
+    plans: str = "nnUNetPlans"
+    checkpoint: str = "checkpoint_final.pth"
+
+    def folder(self, configuration: str) -> Path:
+        """Return the folder of a configuration in ``nnUNet_results``."""
+        return Path(get_output_folder(self.dataset, self.trainer, self.plans, configuration))
+
+
+def export_model(
+    model: ModelName, configurations: Sequence[str], folds: Sequence[int | str], output: Path, half: bool = False
+) -> float:
+    """Write a zip file that nnU-Net's ``nnUNetv2_install_pretrained_model_from_zip`` installs.
+
+    It holds, for each configuration, the keys of plans and dataset.json that inference reads, and for each fold a
+    checkpoint of encoder, image stem and the decoder θ. The file appears as a whole or not at all.
+
+    Args:
+        model: What to export.
+        configurations: Names of configurations.
+        folds: Numbers of folds, or ``"all"``.
+        output: The zip file; replaced if it exists.
+        half: Whether weights of convolutions become float16, which is how nnU-Net computes with them on a GPU.
+
+    Returns:
+        Size of the file as a share of the checkpoints that it was made from.
+
+    Raises:
+        ValueError: If a training is missing, or not one of ``nnUNetTrainerAD`` or a variant.
+        OSError: If a file can't be read or written.
+    """
+    files = {c: [_checkpoint_file(model, c, fold) for fold in folds] for c in configurations}
+    temporary = output.with_name(f"{output.name}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for configuration in configurations:
+                _add_configuration(archive, model, configuration, files[configuration], half)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return output.stat().st_size / sum(file.stat().st_size for found in files.values() for file in found)
+
+
+def _checkpoint_file(model: ModelName, configuration: str, fold: int | str) -> Path:
+    file = model.folder(configuration) / f"fold_{fold}" / model.checkpoint
+    if not file.is_file():
+        raise ValueError(f"there is no {file}; train this fold first, or check -d, -c, -f, -tr, -p and -chk")
+    return file
+
+
+def _add_configuration(
+    archive: zipfile.ZipFile, model: ModelName, configuration: str, checkpoints: Sequence[Path], half: bool
+) -> None:
+    folder = model.folder(configuration)
+    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    plans = {key: plans[key] for key in _PLANS if key in plans}
+    dataset_json = {key: dataset_json[key] for key in _DATASET_JSON if key in dataset_json}
+    inside = f"{model.dataset}/{folder.name}"
+    archive.writestr(f"{inside}/plans.json", json.dumps(plans, indent=4))
+    archive.writestr(f"{inside}/dataset.json", json.dumps(dataset_json, indent=4))
+    for file in checkpoints:
+        checkpoint = _for_inference(load_checkpoint(file), file, half)
+        _check_loads(checkpoint, plans, dataset_json, file)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        archive.writestr(f"{inside}/{file.parent.name}/{file.name}", buffer.getvalue())
+
+
+def _for_inference(checkpoint: Mapping[str, Any], file: Path, half: bool) -> dict[str, Any]:
+    weights = checkpoint["network_weights"]
+    if not is_of_ad_network(weights):
+        raise ValueError(
+            f"{file} was trained with {checkpoint.get('trainer_name')}, which is not nnUNetTrainerAD or a variant; "
+            "export it with nnUNetv2_export_model_to_zip"
+        )
+    weights = inference_weights(weights)
+    return {
+        "network_weights": _halved(weights, file) if half else weights,
+        # The network is the same for all variants, also for those that the receiver does not have.
+        "trainer_name": "nnUNetTrainerAD",
+        "init_args": {"configuration": checkpoint["init_args"]["configuration"]},
+        "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
+        "nnunet_ad": {"version": __version__},
+    }
+
+
+def _halved(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Return the weights with those of convolutions in float16; two names of one tensor stay so."""
+    halves = {weight.data_ptr(): weight.half() for weight in weights.values() if weight.ndim > 1}
+    if not all(half.isfinite().all() for half in halves.values()):
+        raise ValueError(f"{file} has weights beyond the range of float16; export it without --half")
+    return {name: halves.get(weight.data_ptr(), weight) for name, weight in weights.items()}
+
+
+def _check_loads(checkpoint: Mapping[str, Any], plans: dict, dataset_json: dict, file: Path) -> None:
+    """Check that the network which nnU-Net's inference builds takes the weights."""
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(checkpoint["init_args"]["configuration"])
+    num_input_channels = determine_num_input_channels(manager, configuration, dataset_json)
+    num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
+    try:
+        build_network(configuration, num_input_channels, num_classes).load_state_dict(checkpoint["network_weights"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights of {file} do not fit the network of nnUNetTrainerAD by the plans.json and dataset.json "
+            f"beside it, which were changed since, or belong to a trainer with another network ({error})"
+        ) from error

@@ -1,0 +1,241 @@
+"""``nnunet_ad export``: small, whole, and silent about the training."""
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ad.cli.main import main
+from nnunet_ad.network.checkpoint import load_checkpoint
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch
+
+DATASET = "Dataset500_Made"
+PLANS = "nnUNetPlansTiny"
+FOLDER = f"{DATASET}/nnUNetTrainerAD_1epoch__{PLANS}__3d_fullres"
+
+
+def export(output: Path, *more: str, trainer: str = "nnUNetTrainerAD_1epoch") -> int:
+    arguments = ["-d", "500", "-c", "3d_fullres", "-p", PLANS, "-tr", trainer, "-f", "0"]
+    return main(["export", *arguments, "-o", str(output), *more])
+
+
+def predicted(folder: Path, image: np.ndarray, folds: tuple[int, ...] = (0,)) -> np.ndarray:
+    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), folds)
+    return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image)).numpy()
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 20, 24, 22)).astype(np.float32)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that installs a zip file where no other model is, and returns the model's folder."""
+
+    def installed(model: Path, folder: str = FOLDER) -> Path:
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere"))
+        install_model_from_zip_file(str(model))
+        return tmp_path / "elsewhere" / folder
+
+    return installed
+
+
+def test_the_export_predicts_the_same_and_is_less_than_40_percent(save_training, install, dataset, image, capsys):
+    full = save_training()
+    expected = predicted(full.parents[1], image)
+    assert export(dataset / "model.zip") == 0
+    assert "nnUNetv2_predict -d Dataset500_Made" in capsys.readouterr().out
+    assert (dataset / "model.zip").stat().st_size < 0.4 * full.stat().st_size
+    assert not list(dataset.glob("*.tmp"))
+    assert np.array_equal(predicted(install(dataset / "model.zip"), image), expected)
+
+
+def test_half_precision_is_half_the_size_and_predicts_nearly_the_same(save_training, install, dataset, image):
+    full = save_training()
+    expected = predicted(full.parents[1], image)
+    assert export(dataset / "model.zip") == 0
+    assert export(dataset / "half.zip", "--half") == 0
+    assert (dataset / "half.zip").stat().st_size < 0.7 * (dataset / "model.zip").stat().st_size
+    folder = install(dataset / "half.zip")
+    weights = load_checkpoint(folder / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    assert {w.dtype for w in weights.values() if w.ndim > 1} == {torch.float16}
+    assert {w.dtype for w in weights.values() if w.ndim == 1} == {torch.float32}
+    assert (predicted(folder, image).argmax(0) == expected.argmax(0)).mean() > 0.99
+
+
+def test_the_file_names_no_case_no_path_and_no_person(save_training, dataset):
+    full = save_training()
+    for name, secret in (("plans.json", {"source": str(dataset)}), ("dataset.json", {"dataset": {"Made_000": {}}})):
+        file = full.parents[1] / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | secret))
+    assert export(dataset / "model.zip") == 0
+    with zipfile.ZipFile(dataset / "model.zip") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    files = ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth")
+    assert set(members) == {f"{FOLDER}/{name}" for name in files}
+    secrets = ["Made_00", str(dataset), str(dataset.parent), "/tmp", "optimizer", "Made volumes", "logging"]
+    secrets += [socket.gethostname(), str(Path.home())] + ([getpass.getuser()] if len(getpass.getuser()) > 4 else [])
+    for name, content in members.items():
+        assert not [secret for secret in secrets if secret.encode() in content], name
+    assert b"optimizer" in full.read_bytes()
+    checkpoint = torch.load(_unpacked(dataset, f"{FOLDER}/fold_0/checkpoint_final.pth"), weights_only=True)
+    assert set(checkpoint) == {
+        "network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes", "nnunet_ad",
+    }  # fmt: skip
+    assert checkpoint["init_args"] == {"configuration": "3d_fullres"}
+    parts = {".".join(name.split(".")[:2]) for name in checkpoint["network_weights"]}
+    assert {part for part in parts if part.startswith("encoder")} == {"encoder.image_encoder"}
+    assert {part.split(".")[0] for part in parts} == {"encoder", "unlabeled_decoder"}
+
+
+def _unpacked(root: Path, member: str) -> Path:
+    with zipfile.ZipFile(root / "model.zip") as archive:
+        return Path(archive.extract(member, root / "unpacked"))
+
+
+def test_a_trainer_that_the_receiver_does_not_have_predicts(save_training, install, dataset, image):
+    full = save_training(type("nnUNetTrainerAD_OfThisHospital", (nnUNetTrainerAD,), {}))
+    shutil.copytree(full.parents[1], full.parents[2] / FOLDER.split("/")[1])
+    assert export(dataset / "model.zip", trainer="nnUNetTrainerAD_OfThisHospital") == 0
+    folder = install(dataset / "model.zip", f"{DATASET}/nnUNetTrainerAD_OfThisHospital__{PLANS}__3d_fullres")
+    assert predicted(folder, image).shape == (3, 20, 24, 22)
+
+
+def test_exported_and_full_folds_go_together_in_an_ensemble(save_training, install, dataset, image):
+    files = [save_training(fold=fold) for fold in (0, 1)]
+    expected = predicted(files[0].parents[1], image, (0, 1))
+    assert export(dataset / "model.zip") == 0
+    folder = install(dataset / "model.zip")
+    (folder / "fold_1").mkdir()
+    shutil.copy(files[1], folder / "fold_1")
+    for order in ((0, 1), (1, 0)):
+        np.testing.assert_allclose(predicted(folder, image, order), expected, atol=1e-5)
+
+
+def test_an_exported_model_can_be_exported_again(save_training, install, dataset):
+    save_training()
+    assert export(dataset / "model.zip") == 0
+    install(dataset / "model.zip")
+    assert export(dataset / "again.zip") == 0
+    contents = []
+    for name in ("model.zip", "again.zip"):
+        with zipfile.ZipFile(dataset / name) as archive:
+            contents.append({member: archive.read(member) for member in archive.namelist()})
+    assert contents[0] == contents[1]
+
+
+def test_an_exported_model_does_not_train_nor_rank(save_training, install, dataset, make_trainer, tmp_path, capsys):
+    full = save_training()
+    assert export(dataset / "model.zip") == 0
+    slim = install(dataset / "model.zip") / "fold_0" / "checkpoint_final.pth"
+    with pytest.raises(ValueError, match=f"{slim} is a model exported for inference"):
+        make_trainer(nnUNetTrainerAD_1epoch).load_checkpoint(str(slim))
+    shutil.copy(slim, full)
+    arguments = ["-d", "500", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu"]
+    assert main(["rank-unlabeled", *arguments, "-tr", "nnUNetTrainerAD_1epoch", "-o", str(tmp_path / "ranks")]) == 1
+    assert "is a model exported for inference" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "ranks").exists()
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("code_ran",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_without_running_it(
+    save_training, dataset, make_trainer, monkeypatch, capsys
+):
+    full = save_training()
+    monkeypatch.chdir(dataset)
+    torch.save(torch.load(full, weights_only=False) | {"logging": RunsCode()}, full)
+    with pytest.raises(ValueError, match="could be code"):
+        make_trainer(nnUNetTrainerAD_1epoch).load_checkpoint(str(full))
+    ranking = ["rank-unlabeled", "-d", "500", "-c", "3d_fullres", "-f", "0", "-p", PLANS, "-device", "cpu"]
+    assert main([*ranking, "-tr", "nnUNetTrainerAD_1epoch", "-o", "ranks"]) == 1
+    assert export(Path("model.zip")) == 1
+    assert capsys.readouterr().err.count("could be code") == 2
+    assert not Path("code_ran").exists()
+    assert not list(dataset.glob("model.zip*"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-f", "0", "3"], "fold_3/checkpoint_final.pth; train this fold first"),
+        (["-chk", "checkpoint_best.pth"], "there is no"),
+        (["-d", "777"], "777"),
+        (["-o", "nowhere/model.zip"], "nowhere/model.zip.tmp"),
+    ],
+)
+def test_what_is_missing_is_said(save_training, dataset, capsys, monkeypatch, more, message):
+    save_training()
+    monkeypatch.chdir(dataset)
+    assert export(Path("model.zip"), *more) == 1
+    assert message in capsys.readouterr().err
+    assert not list(dataset.glob("model.zip*"))
+
+
+def test_a_damaged_checkpoint_is_named(save_training, dataset, capsys):
+    full = save_training()
+    for content in (full.read_bytes()[:-1000], b"", b"no checkpoint"):
+        full.write_bytes(content)
+        assert export(dataset / "model.zip") == 1
+        assert str(full) in capsys.readouterr().err
+    assert not list(dataset.glob("model.zip*"))
+
+
+def test_plans_of_another_network_are_noticed(save_training, dataset, capsys):
+    full = save_training()
+    file = full.parents[1] / "dataset.json"
+    file.write_text(file.read_text().replace('"vessel": 2', '"vessel": 2, "nerve": 3'))
+    assert export(dataset / "model.zip") == 1
+    assert "do not fit the network" in capsys.readouterr().err
+
+
+def test_a_stock_training_goes_to_the_hosts_command(save_training, dataset, capsys):
+    save_training(nnUNetTrainer)
+    assert export(dataset / "model.zip", trainer="nnUNetTrainer") == 1
+    assert "export it with nnUNetv2_export_model_to_zip" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_real_commands(save_training, dataset, monkeypatch):
+    """Exported, installed and used for prediction by nnU-Net's commands: the same label maps, without unpickling."""
+    save_training()
+    bin_folder = Path(sys.executable).parent
+
+    def command(name: str, *arguments: str) -> None:
+        done = subprocess.run([bin_folder / name, *arguments], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+    images = dataset / "nnUNet_raw" / DATASET / "imagesTs"
+    model = ["-d", "500", "-c", "3d_fullres", "-p", PLANS, "-tr", "nnUNetTrainerAD_1epoch", "-f", "0"]
+    predict = ["nnUNetv2_predict", *model, "-device", "cpu", "-i", str(images), "-npp", "1", "-nps", "1"]
+    command(*predict, "-o", str(dataset / "expected"))
+    command("nnunet_ad", "export", *model, "-o", str(dataset / "model.zip"))
+    monkeypatch.setenv("nnUNet_results", str(dataset / "elsewhere"))
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    (dataset / "elsewhere").mkdir()
+    command("nnUNetv2_install_pretrained_model_from_zip", str(dataset / "model.zip"))
+    command(*predict, "-o", str(dataset / "actual"))
+    files = sorted((dataset / "expected").glob("*.nii.gz"))
+    assert files
+    for file in files:
+        first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (file, dataset / "actual" / file.name))
+        assert np.array_equal(first, second)
+        assert first.any()
