@@ -26,6 +26,7 @@ from nnunet_ad.trainer.interruption import (
     TrainingInterruptedError,
     in_any_rank,
 )
+from nnunet_ad.trainer.processes import own_device
 from nnunet_ad.trainer.randomness import Stream, seed_everything
 
 CHECKPOINT_VARIABLE = "NNUNET_AD_CHECKPOINT_MINUTES"
@@ -57,6 +58,9 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (the host inspects this very signature)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.is_ddp:  # the host takes for granted that all processes are on one machine with GPUs
+            self.device = own_device(device)
+            self.grad_scaler = self.grad_scaler if self.device.type == "cuda" else None
         self.save_every = sys.maxsize  # of the host, which would write before it knows whether this epoch is the best
         self.interruption = Interruption(minutes_from_environment(TIME_LIMIT_VARIABLE), time.monotonic())
         minutes = minutes_from_environment(CHECKPOINT_VARIABLE)

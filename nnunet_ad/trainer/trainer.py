@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.distillation import distill_
-from nnunet_ad.losses import dice_ce, unsupervised_weight
+from nnunet_ad.losses import unsupervised_weight
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.network.recomputation import recompute_activations
@@ -22,6 +22,7 @@ from nnunet_ad.pseudo_label import ensemble, hard_labels, plain_sum
 from nnunet_ad.trainer import snapshots
 from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm, overlap
 from nnunet_ad.trainer.precision import forward_precision
+from nnunet_ad.trainer.processes import add_over_processes_
 from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
 
 
@@ -62,28 +63,28 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One iteration of Algorithm 1; returns what :meth:`on_train_epoch_end` logs, on the device."""
         x_l, y, x_u = self.to_device(batch["data"], batch["target"][:, 0], batch["unlabeled_data"])
-        network, ignored = self.bare_network, self.ignore_label
+        network = self.bare_network
         self.optimizer.zero_grad(set_to_none=True)
 
         y_t, t = self.noise_labels(y)  # Eq. 1
         logits_xi = self.forward(network.denoise, x_l, y_t, t)
-        loss_deno = self.backward(dice_ce(logits_xi, y, ignore_label=ignored))  # Eq. 2
+        loss_deno = self.backward(self.dice_ce(logits_xi, y))  # Eq. 2
 
-        samples = overlap(hard_labels(logits_xi), y, self.num_classes, ignored)  # λ
+        samples = overlap(hard_labels(logits_xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
         encoding = self.forward(network.encode, x_l, x_u)
         e_l, e_u = encoding.features
         logits_psi = self.forward(network.difficulty_decoder, e_l)
-        loss_diff = self.backward(dice_ce(logits_psi, y, w, ignored))  # Eq. 6
+        loss_diff = self.backward(self.dice_ce(logits_psi, y, w))  # Eq. 6
 
         p_xi, p_psi = self.sample_xi(x_u), self.predict_psi(x_u, e_u)
         y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
         logits_theta = self.forward(network.unlabeled_decoder, e_u)
-        loss_u = self.backward(dice_ce(logits_theta, y_u), weight=self.mu)  # Eqs. 8, 9
+        loss_u = self.backward(self.dice_ce(logits_theta, y_u), weight=self.mu)  # Eqs. 8, 9
 
         gradients = self._encoder_gradients_once_an_epoch(encoding)
         if not self.config.decoupling:
-            self.backward(dice_ce(self.forward(network.unlabeled_decoder, e_l), y, ignore_label=ignored))
+            self.backward(self.dice_ce(self.forward(network.unlabeled_decoder, e_l), y))
         encoding.backward()
         self.descend()
         self.distill()
@@ -190,10 +191,12 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         self._measure_gradients = False
         parameters = [p for p in self.bare_network.encoder.parameters() if p.requires_grad]
         gradients = {
-            "denoising": [p.grad for p in parameters if p.grad is not None],
+            "denoising": [p.grad.clone() for p in parameters if p.grad is not None],
             "difficulty": encoding.gradient(0, parameters),
             "unlabeled": encoding.gradient(1, parameters),
         }
+        if self.is_ddp:
+            add_over_processes_([gradient for found in gradients.values() for gradient in found])
         scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
         return {f"gradient_{flow}": joint_norm(found) / scale for flow, found in gradients.items()}
 

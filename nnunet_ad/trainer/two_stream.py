@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ad import __version__
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
@@ -27,6 +29,7 @@ from nnunet_ad.trainer import curves
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.precision import cpu_computes_bf16
+from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
 from nnunet_ad.trainer.randomness import Stream
 from nnunet_ad.trainer.resumable import nnUNetTrainerResumable
 
@@ -73,6 +76,16 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
 
     # ------------------------------------------------------------------------------------------- network
 
+    def initialize(self) -> None:
+        """As the host; the processes of a distributed training may be on any device and on several machines."""
+        is_ddp, self.is_ddp = self.is_ddp, False  # or the host would wrap the network for a GPU of the first machine
+        super().initialize()
+        self.is_ddp = is_ddp
+        if is_ddp:
+            self._set_batch_size_and_oversample()
+            # All start from the first process's weights. Buffers would be sent in every validation window.
+            self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """There is none to switch."""
 
@@ -89,7 +102,11 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
 
     def _build_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The host's validation step shows the loss on validation patches by this."""
-        return lambda output, target: dice_ce(output, target[:, 0], ignore_label=self.ignore_label)
+        return lambda output, target: self.dice_ce(output, target[:, 0])
+
+    def dice_ce(self, logits: Tensor, target: Tensor, class_weights: Tensor | None = None) -> Tensor:
+        """Return DiceCE of (B, K, *spatial) and (B, *spatial) over the joint batch of all processes, see ``losses``."""
+        return dice_ce(logits, target, class_weights, self.ignore_label, joint_sum if self.is_ddp else None)
 
     def backward(self, loss: Tensor, weight: float = 1.0) -> Tensor:
         """Add the gradients of ``weight`` times a loss to those gathered so far; return the loss without its graph.
@@ -105,7 +122,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         """Clip the joint norm of the gathered gradients and take a step, through the host's scaler where it has one."""
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         if self.is_ddp:
-            average_over_ranks([p.grad for p in parameters])
+            add_over_processes_([p.grad for p in parameters])
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
@@ -134,7 +151,14 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         return train, val
 
     def get_tr_and_val_datasets(self) -> tuple:
-        """As the host; all cases are checked, and unlabelled ones preprocessed where they were not."""
+        """As the host; all cases are checked, and unlabelled ones preprocessed where they were not.
+
+        The first process writes missing splits and preprocesses, the others wait for it.
+        """
+        with first_process_first():
+            return self._find_cases()
+
+    def _find_cases(self) -> tuple:
         labeled, val = super().get_tr_and_val_datasets()
         fold_of_dataset = f"fold {self.fold} of {self.plans_manager.dataset_name}"
         check_labeled(labeled, val, self.label_manager, fold_of_dataset, self.print_to_log_file)
@@ -197,7 +221,12 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
 
     def on_train_start(self) -> None:
         """Say in the log what is trained, and in which way."""
-        super().on_train_start()
+        folder = self.output_folder_base
+        with TemporaryDirectory() as scratch:
+            if self.local_rank != 0:  # the host copies plans and fingerprint there from every process
+                self.output_folder_base = scratch
+            super().on_train_start()
+        self.output_folder_base = folder
         shortened = f" ({ITERATIONS_VARIABLE} is set)" if ITERATIONS_VARIABLE in os.environ else ""
         self.print_to_log_file(f"nnunet_ad {__version__}, torch {torch.__version__}, seed {self.seed}, {self.config}")
         self.print_to_log_file(
@@ -236,13 +265,3 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         """Restore what :meth:`method_state` returned; the running epoch adds its values to the curves again."""
         super().load_method_state(state)
         self.curves = {name: values[: self.current_epoch] for name, values in state["curves"].items()}
-
-
-def average_over_ranks(tensors: list[Tensor]) -> None:
-    """Replace tensors by their means over the processes of a distributed training, in place.
-
-    The host's wrapper averages gradients in the backward pass of its one forward pass; a train step here has several.
-    """
-    for work in [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]:
-        work.wait()
-    torch._foreach_div_(tensors, distributed.get_world_size())

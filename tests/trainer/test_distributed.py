@@ -1,18 +1,276 @@
+"""Two processes on the CPU do what one would do on the joint batch, each on its part of it."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
 import torch
+from conftest import DATASET, PATHS, PLANS, set_paths
 from torch import distributed, multiprocessing
+from torch.multiprocessing import ProcessExitedException
 
-from nnunet_ad.trainer.two_stream import average_over_ranks
+from nnunet_ad.config import ADConfig
+from nnunet_ad.diffusion import encode_labels
+from nnunet_ad.pseudo_label import plain_sum
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDecoupling
+from nnunet_ad.trainer.processes import add_over_processes_, joint_sum
+
+NUM_STEPS = 3
+CPU = torch.device("cpu")
 
 
-def average(rank: int, folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def start_gloo(folder: Path, name: str, rank: int, num_processes: int = 2) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=num_processes)
+
+
+# ------------------------------------------------------------------------------------------- what the processes run
+
+
+class KnownNoise(nnUNetTrainerAD):
+    """Noise of the joint batch, of which a process takes its own patches; without Gumbel noise."""
+
+    config = replace(ADConfig(), rampup_epochs=0, num_sampling_steps=2)
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device = CPU):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.ensemble = plain_sum
+        self.joint_noise = torch.Generator().manual_seed(3)
+
+    def _normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.own_part(torch.randn((2, *shape[1:]), generator=self.joint_noise))
+
+    def noise_labels(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        t = self.own_part(torch.randint(self.diffusion.num_steps, (2,), generator=self.joint_noise))
+        y_0 = encode_labels(y, self.num_classes)
+        return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
+
+    def own_part(self, joint: torch.Tensor) -> torch.Tensor:
+        return joint[self.local_rank :][:1] if self.is_ddp else joint
+
+
+class KnownNoiseNoDecoupling(KnownNoise):
+    """θ learns from labelled patches, too."""
+
+    config = replace(nnUNetTrainerAD_NoDecoupling.config, rampup_epochs=0, num_sampling_steps=2)
+
+
+def make_trainer(root: Path, trainer_class):
+    folder = root / "nnUNet_preprocessed" / DATASET
+    plans = json.loads((folder / f"{PLANS}.json").read_text()) | {"continue_training": False}
+    return trainer_class(plans, "3d_fullres", 0, json.loads((folder / "dataset.json").read_text()), CPU)
+
+
+def take_steps(trainer) -> dict:
+    """Take some steps on a batch of two whose patches differ much, and return all that came out."""
+    generator = torch.Generator().manual_seed(5)
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    outputs = []
+    for _ in range(NUM_STEPS):
+        images = torch.randn((2, 2, 1, 16, 16, 16), generator=generator)
+        target = torch.randint(3, (2, 1, 16, 16, 16), generator=generator)
+        target[1, :, 2:] = 0  # little foreground in the second patch
+        joint = {"data": images[0], "unlabeled_data": images[1], "target": target.to(torch.int16)}
+        outputs.append(trainer.train_step({name: trainer.own_part(tensor) for name, tensor in joint.items()}))
+    return {
+        "weights": trainer.bare_network.state_dict(),
+        "outputs": outputs,
+        "difficulty": trainer.difficulty.state_dict(),
+        "batch_size": trainer.batch_size,
+    }
+
+
+class Recording(nnUNetTrainerAD_1epoch):
+    """Writes down which patches it is given and which noise it draws."""
+
+    def train_step(self, batch: dict) -> dict:
+        self.patches = [*getattr(self, "patches", []), batch["unlabeled_data"].sum().item()]
+        return super().train_step(batch)
+
+    def _normal(self, shape: tuple[int, ...]) -> torch.Tensor:
+        noise = super()._normal(shape)
+        self.noise = [*getattr(self, "noise", []), noise.flatten()[0].item()]
+        return noise
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        record = {"patches": self.patches, "noise": self.noise, "curves": self.curves}
+        record["weights"] = self.bare_network.state_dict()
+        torch.save(record, Path(os.environ["RECORDS"]) / f"training_{self.local_rank}.pt")
+
+
+class Dying(nnUNetTrainerAD_1epoch):
+    """The second process is killed in its first step."""
+
+    def train_step(self, batch: dict) -> dict:
+        if self.local_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step(batch)
+
+
+def run_hosts_processes(rank: int, folder: Path, trainer_class) -> None:
+    """Run what ``nnUNetv2_train -num_gpus 2`` runs in each process, with gloo and the CPU in the place of GPUs."""
+    from nnunetv2.run import run_training as host
+
+    host.setup_ddp = lambda rank, world_size: start_gloo(folder, trainer_class.__name__, rank, world_size)
+    host.get_trainer_from_args = partial(host.get_trainer_from_args, device=CPU)
+    host.recursive_find_trainer_class_by_name = lambda name: trainer_class
+    torch.cuda.set_device = lambda device: None
+    host.run_ddp(rank, "500", "3d_fullres", 0, "", PLANS, False, False, False, None, False, False, 2)
+
+
+def write_down_written_files(file: Path, *folders: str) -> None:
+    """Append the path of each file in some folders that this process opens for writing to a file."""
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event != "open" or not isinstance(arguments[0], str | os.PathLike):
+            return
+        path, mode, flags = os.fspath(arguments[0]), *arguments[1:]
+        writes = set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR)
+        if path.startswith(folders) and writes:
+            with file.open("a") as stream:
+                stream.write(f"{path}\n")
+
+    sys.addaudithook(hook)
+
+
+def work(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    start_gloo(folder, "arithmetic", rank)
     tensors = [torch.full((3,), float(rank)), torch.tensor([[4.0 * rank]])]
-    average_over_ranks(tensors)
-    torch.save(tensors, f"{folder}/{rank}.pt")
+    add_over_processes_(tensors)
+    own = torch.tensor([1.0 + rank, 5.0], requires_grad=True)
+    total = joint_sum(own)
+    (total**2).sum().backward()
+    results = {"sums": tensors, "joint_sum": total.detach(), "gradient": own.grad}
+    for trainer_class in (KnownNoise, KnownNoiseNoDecoupling):
+        torch.manual_seed(rank)  # the first process's weights are to count
+        results[trainer_class.__name__] = take_steps(make_trainer(folder, trainer_class))
+    torch.save(results, folder / f"results_{rank}.pt")
     distributed.destroy_process_group()
 
+    write_down_written_files(
+        folder / f"written_{rank}.txt", f"{folder}/nnUNet_results", f"{folder}/nnUNet_preprocessed"
+    )
+    run_hosts_processes(rank, folder, Recording)
 
-def test_gradients_become_their_means_over_the_processes(tmp_path):
-    multiprocessing.spawn(average, (str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), [torch.full((3,), 0.5), torch.tensor([[2.0]])])
+
+# ------------------------------------------------------------------------------------------- tests
+
+
+@pytest.fixture(scope="module")
+def root(planned, tmp_path_factory):
+    """The planned dataset, in nnU-Net's variables, and a folder for what the processes leave."""
+    root = tmp_path_factory.mktemp("distributed")
+    for name in PATHS:
+        shutil.copytree(planned / name, root / name)
+    with pytest.MonkeyPatch.context() as patch:
+        set_paths(patch, root)
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        patch.setenv("nnUNet_def_n_proc", "1")  # unlabelled cases are preprocessed in the process itself
+        patch.setenv("NNUNET_AD_ITERATIONS", "3")
+        patch.setenv("NNUNET_AD_CPU_BF16", "0")
+        patch.setenv("RECORDS", str(root))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def ranks(root) -> list[dict]:
+    """What the two processes found in their steps on parts of a known batch."""
+    multiprocessing.spawn(work, (root,), nprocs=2)
+    return [torch.load(root / f"results_{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture
+def trainings(root, ranks) -> list[dict]:
+    """What the two processes wrote down in a whole training."""
+    return [torch.load(root / f"training_{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def test_sums_are_over_the_processes_and_gradients_of_the_own_part(ranks):
+    for rank, result in enumerate(ranks):
+        torch.testing.assert_close(result["sums"], [torch.full((3,), 1.0), torch.tensor([[4.0]])])
+        torch.testing.assert_close(result["joint_sum"], torch.tensor([3.0, 10.0]))
+        torch.testing.assert_close(result["gradient"], torch.tensor([6.0, 20.0]), msg=str(rank))
+
+
+@pytest.mark.parametrize("trainer_class", [KnownNoise, KnownNoiseNoDecoupling], ids=lambda c: c.__name__)
+def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
+    first, second = (result[trainer_class.__name__] for result in ranks)
+    assert (first["batch_size"], second["batch_size"]) == (1, 1)
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name]), name
+
+    torch.manual_seed(0)
+    alone = take_steps(make_trainer(root, trainer_class))
+    assert alone["batch_size"] == 2
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    torch.manual_seed(0)
+    untrained = make_trainer(root, trainer_class)
+    untrained.initialize()
+    moved = [(w - alone["weights"][name]).abs().max() for name, w in untrained.network.state_dict().items()]
+    assert np.median(moved) > 1e-4  # ten times what two processes may differ from one
+
+    for ours, theirs, expected in zip(first["outputs"], second["outputs"], alone["outputs"], strict=True):
+        joint = [name for name in expected if name.startswith(("loss", "gradient", "class_weights"))]
+        assert {"loss_denoising", "loss_difficulty", "loss_unlabeled", "class_weights"} <= set(joint)
+        for name in joint:
+            torch.testing.assert_close(ours[name], expected[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(theirs[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_difficulty_comes_from_the_joint_batch(ranks):
+    """The patches differ so much that weights of one process's own patch would differ, too."""
+    first, second = (result["KnownNoise"]["difficulty"] for result in ranks)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert first["num_updates"].tolist() == [NUM_STEPS, NUM_STEPS]
+
+
+def test_processes_draw_other_noise_and_other_patches(trainings):
+    first, second = trainings
+    assert len(first["patches"]) == len(second["patches"]) == 3
+    assert not set(first["patches"]) & set(second["patches"])
+    assert not set(first["noise"]) & set(second["noise"])
+
+
+def test_a_training_of_two_processes_ends_as_one_does(root, trainings):
+    first, second = trainings
+    for name, weight in first["weights"].items():
+        assert torch.equal(weight, second["weights"][name]), name
+    for name in ("loss_unlabeled", "class_weights", "val_dice_psi", "val_dice_theta", "gradient_denoising"):
+        np.testing.assert_allclose(first["curves"][name], second["curves"][name], err_msg=name)
+    folder = root / "nnUNet_results" / DATASET / f"Recording__{PLANS}__3d_fullres"
+    assert (folder / "plans.json").is_file()
+    assert (folder / "fold_0" / "checkpoint_final.pth").is_file()
+    summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 1
+
+
+def test_the_first_process_preprocesses_writes_and_plots_alone(root, trainings):
+    del trainings
+    names = [
+        {Path(line).name for line in (root / f"written_{rank}.txt").read_text().splitlines()}
+        if (root / f"written_{rank}.txt").exists()
+        else set()
+        for rank in range(2)
+    ]
+    assert {"progress.png", "progress_ad.png", "plans.json", ".Made_003.pkl", "summary.json"} <= names[0]
+    assert names[1] == set()
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_training_with_a_message(root, ranks):
+    start = time.monotonic()
+    with pytest.raises(ProcessExitedException, match="process 1 terminated with signal SIGKILL"):
+        multiprocessing.spawn(run_hosts_processes, (root, Dying), nprocs=2)
+    assert time.monotonic() - start < 300
