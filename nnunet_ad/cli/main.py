@@ -23,6 +23,7 @@ COMMANDS: tuple[str, ...] = (
     "shrink_plans",
     "rank_unlabeled",
     "export",
+    "import_weights",
 )
 
 

@@ -1,0 +1,148 @@
+"""Weights of a stock nnU-Net network, or of an exported model, as a start for ``nnUNetTrainerAD``."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_ad import __version__
+from nnunet_ad.network.checkpoint import is_for_inference_only, is_of_ad_network, load_checkpoint
+from nnunet_ad.network.from_plans import build_network
+from nnunet_ad.network.network import ADNetwork
+
+_DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What decides the network that is to be filled.
+
+    Attributes:
+        plans: Content of the plans file.
+        dataset_json: Content of dataset.json.
+        configuration: Name of the configuration.
+    """
+
+    plans: dict
+    dataset_json: dict
+    configuration: str
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Mapping[str, Any], file: Path) -> "Target":
+        """Return that of the training which wrote a checkpoint.
+
+        Raises:
+            ValueError: If the checkpoint does not say it.
+        """
+        arguments = checkpoint.get("init_args", {})
+        if not {"plans", "dataset_json", "configuration"} <= set(arguments):
+            raise ValueError(
+                f"{file} does not hold the plans of its training; name the dataset to train on with -d, -p and -c"
+            )
+        return cls(arguments["plans"], arguments["dataset_json"], arguments["configuration"])
+
+    @classmethod
+    def of_dataset(cls, dataset: str, plans: str, configuration: str) -> "Target":
+        """Return that of a preprocessed dataset, ``DatasetXXX_Name``.
+
+        Raises:
+            OSError: If the plans or dataset.json are not in ``nnUNet_preprocessed``.
+        """
+        folder = Path(nnUNet_preprocessed.require()) / dataset
+        plans_dict, dataset_json = (json.loads((folder / f"{name}.json").read_text()) for name in (plans, "dataset"))
+        return cls(plans_dict, dataset_json, configuration)
+
+    def network(self) -> ADNetwork:
+        """Build the network, with weights as they are drawn; the three decoders have the same ones."""
+        manager = PlansManager(self.plans)
+        configuration = manager.get_configuration(self.configuration)
+        num_input_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
+        num_classes = manager.get_label_manager(self.dataset_json).num_segmentation_heads
+        return build_network(configuration, num_input_channels, num_classes)
+
+
+@dataclass
+class Import:
+    """What came of an import; names are those of ``ADNetwork``.
+
+    Attributes:
+        filled: Parameters that were taken over.
+        unknown: Parameters that the other network does not have.
+        other_shape: Parameters that have another shape there: own shape, shape there.
+    """
+
+    filled: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    other_shape: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+
+def import_weights(source: Path, output: Path, target: Target | None = None) -> Import:
+    """Write weights of ``nnUNetTrainerAD`` for ``-pretrained_weights``, filled from another network where shapes agree.
+
+    The encoder, and each of the three decoders, take what they share with the other network; the rest is as drawn for
+    a new training. The file appears as a whole or not at all.
+
+    Args:
+        source: Checkpoint of a stock nnU-Net training, or of a model that ``nnunet_ad export`` wrote.
+        output: The file to write.
+        target: The training that is to start from it; ``None`` is the dataset and plans of ``source``.
+
+    Raises:
+        ValueError: If ``source`` is no checkpoint, is already a whole one of ``nnUNetTrainerAD``, or fits nowhere.
+        OSError: If a file can't be read or written.
+    """
+    checkpoint = load_checkpoint(source)
+    theirs = checkpoint["network_weights"]
+    if is_of_ad_network(theirs) and not is_for_inference_only(theirs):
+        raise ValueError(f"{source} is of nnUNetTrainerAD already; give it to -pretrained_weights as it is")
+    network = (target or Target.of_checkpoint(checkpoint, source)).network()
+    found = _fill(network, theirs)
+    if not any(name.startswith("encoder.") for name in found.filled):
+        raise ValueError(
+            f"{source} has nothing that fits the encoder of these plans; expected a checkpoint of a training with the "
+            "same plans. If the plans came from another dataset, name this one with -d, -p and -c"
+        )
+    temporary = output.with_name(f"{output.name}.tmp")
+    try:
+        torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, temporary)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+@torch.no_grad()
+def _fill(network: ADNetwork, theirs: Mapping[str, Tensor]) -> Import:
+    found = Import()
+    exported = is_of_ad_network(theirs)
+    num_stages = len(network.unlabeled_decoder.stages)
+    for name, parameter in network.named_parameters():
+        source = theirs.get(_name_in_export(name) if exported else _name_in_stock(name, num_stages))
+        if source is None:
+            found.unknown.append(name)
+        elif source.shape != parameter.shape:
+            found.other_shape[name] = tuple(parameter.shape), tuple(source.shape)
+        else:
+            parameter.copy_(source)
+            found.filled.append(name)
+    return found
+
+
+def _name_in_export(name: str) -> str:
+    part, rest = name.split(".", 1)
+    return f"unlabeled_decoder.{rest}" if part in _DECODERS else name
+
+
+def _name_in_stock(name: str, num_decoder_stages: int) -> str:
+    """Return what nnU-Net calls a parameter of ``ADNetwork``; its last head is the one at full resolution."""
+    name = re.sub(f"^({'|'.join(_DECODERS)})\\.", "decoder.", name).replace("encoder.image_encoder.", "encoder.")
+    name = name.replace("decoder.upsamplings.", "decoder.transpconvs.")
+    return name.replace("decoder.classifier.", f"decoder.seg_layers.{num_decoder_stages - 1}.")

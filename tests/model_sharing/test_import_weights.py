@@ -1,0 +1,135 @@
+"""``nnunet_ad import-weights``: what a network of nnUNetTrainerAD takes over from a stock one."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_ad.cli.main import main
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch
+
+DATASET = "Dataset500_Made"
+PLANS = "nnUNetPlansTiny"
+DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
+
+
+@pytest.fixture
+def imported(save_training, dataset, capsys):
+    """Stock weights, those made of them, and what the command said."""
+    stock = save_training(nnUNetTrainer)
+    assert main(["import-weights", str(stock), str(dataset / "out.pth")]) == 0
+    weights = (torch.load(file, weights_only=False)["network_weights"] for file in (stock, dataset / "out.pth"))
+    return *weights, capsys.readouterr().out
+
+
+def test_the_encoder_computes_what_the_stock_one_does(imported, make_trainer):
+    stock, ours, _ = imported
+    networks = []
+    for trainer_class, weights in ((nnUNetTrainer, stock), (nnUNetTrainerAD, ours)):
+        trainer = make_trainer(trainer_class)
+        trainer.initialize()
+        trainer.network.load_state_dict(weights)
+        networks.append(trainer.network)
+    x = torch.randn(2, 1, 16, 16, 16)
+    for expected, actual in zip(networks[0].encoder(x), networks[1].encoder(x), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_each_decoder_takes_what_fits_and_the_command_names_the_rest(imported):
+    stock, ours, said = imported
+    last = max(int(name.split(".")[2]) for name in stock if "seg_layers" in name)
+    for decoder in DECODERS:
+        for own, theirs in (
+            ("upsamplings.1.weight", "transpconvs.1.weight"),
+            ("stages.0.convs.0.norm.weight", "stages.0.convs.0.norm.weight"),
+            ("stages.1.convs.1.conv.weight", "stages.1.convs.1.conv.weight"),
+            ("classifier.weight", f"seg_layers.{last}.weight"),
+        ):
+            assert torch.equal(ours[f"{decoder}.{own}"], stock[f"decoder.{theirs}"]), own
+        left = f"{decoder}.stages.0.convs.0.conv.weight"
+        assert ours[left].shape != stock[f"decoder.{left.split('.', 1)[1]}"].shape
+        assert f"  {left}: {tuple(ours[left].shape)}, in the checkpoint" in said
+        assert torch.equal(ours[left], ours[left.replace(decoder, DECODERS[0])])
+    assert "encoder.noisy_stem: 4 parameters that the checkpoint does not have" in said
+    assert "encoder.image_encoder" not in said
+
+
+def test_nnunet_takes_it_as_pretrained_weights(imported, make_trainer, dataset):
+    _, ours, _ = imported
+    trainer = make_trainer(nnUNetTrainerAD)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(dataset / "out.pth"))
+    for name, weight in trainer.network.state_dict().items():
+        assert torch.equal(weight, ours[name]), name
+
+
+def test_another_number_of_classes_leaves_the_classifier(save_training, dataset, capsys):
+    stock = save_training(nnUNetTrainer)
+    file = dataset / "nnUNet_preprocessed" / DATASET / "dataset.json"
+    content = json.loads(file.read_text())
+    content["labels"]["nerve"] = 3
+    file.write_text(json.dumps(content))
+    assert main(["import-weights", str(stock), str(dataset / "out.pth"), "-d", "500", "-p", PLANS]) == 0
+    assert "unlabeled_decoder.classifier.weight: (4, 4, 1, 1, 1), in the checkpoint (3, 4, 1, 1, 1)" in (
+        capsys.readouterr().out
+    )
+
+
+def test_an_exported_model_is_a_start_for_a_training(save_training, dataset, make_trainer):
+    full = save_training()
+    model = ["-d", "500", "-c", "3d_fullres", "-p", PLANS, "-tr", "nnUNetTrainerAD_1epoch", "-f", "0"]
+    assert main(["export", *model, "-o", str(dataset / "model.zip")]) == 0
+    with zipfile.ZipFile(dataset / "model.zip") as archive:
+        slim = archive.extract(next(name for name in archive.namelist() if name.endswith(".pth")), dataset / "unpacked")
+    assert main(["import-weights", slim, str(dataset / "out.pth"), "-d", "500", "-p", PLANS]) == 0
+    theirs = torch.load(full, weights_only=False)["network_weights"]
+    ours = torch.load(dataset / "out.pth")["network_weights"]
+    assert set(ours) == set(theirs)
+    for name, weight in ours.items():
+        if "decoder." in name:
+            assert torch.equal(weight, theirs[f"unlabeled_decoder.{name.split('.', 1)[1]}"]), name
+    with pytest.raises(AssertionError):  # without this command the host refuses it
+        trainer = make_trainer(nnUNetTrainerAD)
+        trainer.initialize()
+        load_pretrained_weights(trainer.network, slim)
+
+
+def test_what_does_not_fit_is_refused(save_training, dataset, capsys):
+    full, out = save_training(), str(dataset / "out.pth")
+    stock = save_training(nnUNetTrainer)
+    assert main(["import-weights", str(full), out]) == 1
+    assert "is of nnUNetTrainerAD already" in capsys.readouterr().err
+    assert main(["import-weights", str(stock), out, "-d", "500", "-p", "Nothing"]) == 1
+    assert "Nothing.json" in capsys.readouterr().err
+    torch.save({"network_weights": {"encoder.a": torch.zeros(1)}}, stock)
+    assert main(["import-weights", str(stock), out]) == 1
+    assert "name the dataset to train on with -d, -p and -c" in capsys.readouterr().err
+    assert main(["import-weights", str(stock), out, "-d", "500", "-p", PLANS]) == 1
+    assert "nothing that fits the encoder" in capsys.readouterr().err
+    assert not list(dataset.glob("out.pth*"))
+
+
+@pytest.mark.slow
+def test_the_real_commands(save_training, dataset):
+    stock = save_training(nnUNetTrainer)
+    bin_folder = Path(sys.executable).parent
+
+    def command(name: str, *arguments: str) -> str:
+        done = subprocess.run([bin_folder / name, *arguments], capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    out = str(dataset / "out.pth")
+    command("nnunet_ad", "import-weights", str(stock), out)
+    training = ["500", "3d_fullres", "0", "-p", PLANS, "-tr", nnUNetTrainerAD_1epoch.__name__, "-device", "cpu"]
+    assert "Loading pretrained weights from file" in command("nnUNetv2_train", *training, "-pretrained_weights", out)
+    start = torch.load(out)["network_weights"]
+    folder = dataset / "nnUNet_results" / DATASET / f"nnUNetTrainerAD_1epoch__{PLANS}__3d_fullres" / "fold_0"
+    trained = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert 0 < max((trained[name] - weight).abs().max() for name, weight in start.items()) < 0.2  # two steps away
