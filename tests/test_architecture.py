@@ -28,6 +28,7 @@ LAYERS["ranking"] = {"data", "network", "trainer"} | PURE
 LAYERS["model_sharing"] = {"network"} | PURE
 LAYERS["external_trainers"] = {"trainer"}
 LAYERS["report"] = {"evaluation"}
+LAYERS["train"] = {"network", "trainer"}
 LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
 
 
