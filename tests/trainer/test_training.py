@@ -1,3 +1,4 @@
+import gc
 import inspect
 import json
 import multiprocessing
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_1epoch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
@@ -292,6 +294,16 @@ def test_logs_curves_pictures_and_checkpoints(make_trainer):
     for name in expected:
         assert log.count(f": {name} ") == 2
     assert "NNUNET_AD_ITERATIONS is set" in log
+
+
+def test_the_canvas_of_a_picture_does_not_outlive_its_epoch(make_trainer):
+    gc.collect()
+    gc.disable()  # it would run some time later, with another 62 MiB held for each epoch until then
+    try:
+        make_trainer(two_epochs()).run_training()
+        assert not [found for found in gc.get_objects() if isinstance(found, FigureCanvasAgg)]
+    finally:
+        gc.enable()
 
 
 def test_keeps_one_unlabeled_patch_as_the_decoders_see_it(make_trainer):
