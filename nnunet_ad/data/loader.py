@@ -11,6 +11,29 @@ from threadpoolctl import threadpool_limits
 from nnunet_ad.data.dataset import UnlabeledDataset
 
 
+class LabeledDataLoader(nnUNetDataLoader):
+    """nnU-Net's loader of labelled patches; an error names the cases of the batch.
+
+    Raises:
+        ValueError: On ``next``, if a batch can't be made.
+    """
+
+    def get_indices(self) -> list[str]:
+        """Return the cases of the next batch."""
+        self._keys = super().get_indices()
+        return self._keys
+
+    def generate_train_batch(self) -> dict:
+        """Return nnU-Net's batch."""
+        try:
+            return super().generate_train_batch()
+        except Exception as error:
+            raise ValueError(
+                f"no patches from the labelled cases {', '.join(sorted(set(self._keys)))} ({error}): a preprocessed "
+                f"file of one of them in {self._data.source_folder} is damaged. Run nnUNetv2_preprocess again."
+            ) from error
+
+
 class UnlabeledDataLoader(nnUNetDataLoader):
     """nnU-Net's patches at random places of random cases, without labels.
 
@@ -21,6 +44,9 @@ class UnlabeledDataLoader(nnUNetDataLoader):
         final_patch_size: Size after augmentation.
         label_manager: Of the dataset; the host's constructor asks for it.
         transforms: Augmentation.
+
+    Raises:
+        ValueError: On ``next``, if a case can't be read.
     """
 
     def __init__(
@@ -42,15 +68,23 @@ class UnlabeledDataLoader(nnUNetDataLoader):
             return {"data": torch.stack([self._patch(key) for key in keys]), "keys": keys}
 
     def _patch(self, key: str) -> torch.Tensor:
+        try:
+            sample = self._crop(key)
+        except Exception as error:
+            raise ValueError(
+                f"no patch from the unlabelled case {key} ({error}): its preprocessed files in {self._data.folder} are "
+                f"damaged. Delete {key}.pkl there, and the next start makes them anew."
+            ) from error
+        return self.transforms(**sample)["image"]
+
+    def _crop(self, key: str) -> dict[str, torch.Tensor]:
         image, mask = self._data.load_case(key)
         lower, upper = self.get_bbox(image.shape[1:], force_fg=False, class_locations=None)
         box = [[a, b] for a, b in zip(lower, upper, strict=True)]
         sample = {"image": torch.from_numpy(crop_and_pad_nd(image, box, 0)).float()}
         if mask is not None:
             sample["segmentation"] = torch.from_numpy(crop_and_pad_nd(mask, box, -1)).to(torch.int16)
-        if self.patch_size_was_2d:
-            sample = {name: array[:, 0] for name, array in sample.items()}
-        return self.transforms(**sample)["image"]
+        return {name: array[:, 0] for name, array in sample.items()} if self.patch_size_was_2d else sample
 
 
 class TwoStreamDataLoader(DataLoader):

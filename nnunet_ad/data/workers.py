@@ -1,13 +1,37 @@
-"""Batches that worker processes make in advance, the same ones in the same order in every run."""
+"""Batches that worker processes make in advance, the same ones in the same order in every run.
+
+The host's worker processes leave the reason of an error to whatever stands further up on the screen, and wait for ever
+where a batch does not fit into shared memory; these send it to the training process.
+"""
 
 import atexit
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 
+import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+
+_ERROR = "error of a worker"
+
+
+class WorkerError(RuntimeError):
+    """A worker met an error; the message is that of the error."""
+
+
+class WorkerKilledError(RuntimeError):
+    """A worker ended without an error of its own.
+
+    Attributes:
+        signal_name: What killed it, as ``SIGKILL``, or ``None`` if it ended by itself.
+    """
+
+    def __init__(self, signal_name: str | None):
+        super().__init__(f"a process that loads data ended by {signal_name or 'itself'}")
+        self.signal_name = signal_name
 
 
 class NumberedBatches:
@@ -53,11 +77,16 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
         first: Number of the first batch.
         num_workers: Processes.
         pin_memory: Put batches into memory that CUDA reads without waiting.
+
+    Raises:
+        WorkerError: On ``next``, if a worker could not make a batch.
+        WorkerKilledError: On ``next``, if a worker is gone.
     """
 
     def __init__(self, batches: NumberedBatches, first: int, num_workers: int, pin_memory: bool):
         num_cached = max(6, num_workers // 2)
-        super().__init__(batches, None, num_workers, num_cached, pin_memory=pin_memory, wait_time=0.002)
+        self._exit_codes: list[int | None] = []
+        super().__init__(_Reporting(batches), None, num_workers, num_cached, pin_memory=pin_memory, wait_time=0.002)
         self._wanted = first
         self._early: dict[int, dict] = {}
 
@@ -69,19 +98,56 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
     def __next__(self) -> dict:
         """Return the next batch; keep those that are done before it."""
         while self._wanted not in self._early:
-            batch = super().__next__()
+            batch = self._next_batch()
             self._early[batch["number"]] = batch
         self._wanted += 1
         return self._early.pop(self._wanted - 1)
 
+    def _next_batch(self) -> dict:
+        try:
+            batch = super().__next__()
+        except RuntimeError as error:  # the host's, which gives no reason
+            raise WorkerKilledError(self._signal_name()) from error
+        if _ERROR in batch:
+            raise WorkerError(batch[_ERROR])
+        return batch
+
     def _finish(self, timeout: float = 10, force: bool = False) -> None:
-        """As the host; workers that are too busy to notice are killed."""
+        """As the host, which also calls it when a worker is gone; those too busy to notice are killed."""
         atexit.unregister(self._finish)
         workers = list(self._processes)
+        before = [worker.exitcode for worker in workers]
         super()._finish(timeout, force)
+        # What is ended here is not the reason; what was noticed late may be.
+        self._exit_codes = before + [worker.exitcode for worker in workers]
         for worker in workers:
             worker.kill()
             worker.join()
+
+    def _signal_name(self) -> str | None:
+        fatal = [-code for code in self._exit_codes if code is not None and code < 0 and code != -signal.SIGTERM]
+        return signal.Signals(fatal[0]).name if fatal else None
+
+
+class _Reporting:
+    """Batches as a worker sends them: an error goes to the training process in place of a batch."""
+
+    def __init__(self, batches: NumberedBatches):
+        self.batches = batches
+
+    def set_thread_id(self, thread_id: int) -> None:
+        self.batches.set_thread_id(thread_id)
+
+    def __next__(self) -> dict:
+        try:
+            batch = next(self.batches)
+            for value in batch.values():
+                if isinstance(value, torch.Tensor):
+                    value.share_memory_()  # here an error is noticed, in the queue's own thread it is not
+            return batch
+        except Exception as error:
+            traceback.print_exc()
+            return {_ERROR: f"{type(error).__name__}: {error}"}
 
 
 def _end_with_parent() -> None:

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -23,11 +22,12 @@ from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.domain_gap import domain_gap
 from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists, check_labeled_cases
 from nnunet_ad.data.labeled import check_labeled
-from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
+from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.trainer import curves
 from nnunet_ad.trainer.environment import integer_from_environment
+from nnunet_ad.trainer.faults import check_writable, explained
 from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.precision import cpu_computes_bf16
 from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
@@ -59,7 +59,10 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (the host inspects this very signature)
     ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        with explained(self):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            if self.local_rank == 0:
+                check_writable(self.output_folder)
         self.enable_deep_supervision = False
         self.initial_lr = self.config.learning_rate
         self.weight_decay = self.config.weight_decay
@@ -193,8 +196,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         svda = SVDA(patch_size, rotation, self.config.num_augmentations if self.config.svda else 0, slice_wise)
         transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm)
 
-        def labeled_loader(dataset, size, augmentation) -> nnUNetDataLoader:
-            return nnUNetDataLoader(
+        def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:
+            return LabeledDataLoader(
                 dataset,
                 self.batch_size,
                 size,
@@ -219,6 +222,11 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         )
 
     # ------------------------------------------------------------------------------------------- epochs
+
+    def run_training(self) -> None:
+        """As the base; errors that are known say what to do."""
+        with explained(self):
+            super().run_training()
 
     def on_train_start(self) -> None:
         """Say in the log what is trained, and in which way."""

@@ -6,7 +6,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import unlabeled_images
-from nnunet_ad.data.loader import TwoStreamDataLoader, UnlabeledDataLoader
+from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.preprocessing import preprocess_unlabeled
 
 
@@ -73,3 +73,17 @@ def test_two_streams_come_in_one_batch(preprocessing):
     assert batch["unlabeled_data"].shape == (3, 1, *patch_size)
     assert set(batch["keys"]) <= {"L1", "L2"}
     assert set(batch["unlabeled_keys"]) <= {"Made_001", "Made_002"}
+
+
+def test_an_error_names_the_labeled_cases_of_the_batch(preprocessing):
+    class Damaged(LabeledDataset):
+        identifiers = ("L1",)
+        source_folder = "folder"
+
+        def load_case(self, identifier):
+            raise RuntimeError("Error while getting the buffer")
+
+    manager = preprocessing.plans.get_label_manager({"labels": {"background": 0, "organ": 1}})
+    loader = LabeledDataLoader(Damaged(), 2, [14] * 3, [12] * 3, manager)
+    with pytest.raises(ValueError, match=r"from the labelled cases L1 \(Error while getting the buffer\)"):
+        next(loader)

@@ -143,7 +143,7 @@ def _pad(file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
-def test_damage_inside_a_preprocessed_file(train, refused, preprocessed, write_split, kind):
+def test_damage_inside_a_preprocessed_file(train, make_trainer, preprocessed, write_split, kind):
     write_split(train=["Made_001"], unlabeled=["Made_004"])
     train()
     shutil.rmtree(preprocessed.parents[1] / "nnUNet_results")
@@ -156,7 +156,10 @@ def test_damage_inside_a_preprocessed_file(train, refused, preprocessed, write_s
     middle = len(content) // 2
     content[middle : middle + 500] = bytes(byte ^ 0x5A for byte in content[middle : middle + 500])
     file.write_bytes(content)
-    refused(rf"{kind} case {case}\b.*damaged")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    with pytest.raises(ValueError, match=rf"{kind} case {case}\b.*damaged"):
+        trainer.run_training()
+    assert not list(Path(trainer.output_folder).glob("*.pth*"))
 
 
 def test_a_labeled_case_without_preprocessed_image(refused, preprocessed):
