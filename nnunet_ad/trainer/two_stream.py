@@ -87,7 +87,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         self.is_ddp = is_ddp
         if is_ddp:
             self._set_batch_size_and_oversample()
-            # All start from the first process's weights. Buffers would be sent in every validation window.
+            # All start from the first process's weights. Buffers are constants; in --val not every process has a case.
             self.network = DistributedDataParallel(self.network, broadcast_buffers=False)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:

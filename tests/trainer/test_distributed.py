@@ -20,7 +20,12 @@ from torch.multiprocessing import ProcessExitedException
 from nnunet_ad.config import ADConfig
 from nnunet_ad.diffusion import encode_labels
 from nnunet_ad.pseudo_label import plain_sum
-from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDecoupling
+from nnunet_ad.trainer import (
+    nnUNetTrainerAD,
+    nnUNetTrainerAD_1epoch,
+    nnUNetTrainerAD_NoDecoupling,
+    nnUNetTrainerAD_NoDiffusion,
+)
 from nnunet_ad.trainer.processes import add_over_processes_, joint_sum
 
 NUM_STEPS = 3
@@ -47,7 +52,9 @@ class KnownNoise(nnUNetTrainerAD):
     def _normal(self, shape: tuple[int, ...]) -> torch.Tensor:
         return self.own_part(torch.randn((2, *shape[1:]), generator=self.joint_noise))
 
-    def noise_labels(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def noise_labels(self, y: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if not self.config.diffusion:
+            return None, None
         t = self.own_part(torch.randint(self.diffusion.num_steps, (2,), generator=self.joint_noise))
         y_0 = encode_labels(y, self.num_classes)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
@@ -60,6 +67,15 @@ class KnownNoiseNoDecoupling(KnownNoise):
     """θ learns from labelled patches, too."""
 
     config = replace(nnUNetTrainerAD_NoDecoupling.config, rampup_epochs=0, num_sampling_steps=2)
+
+
+class KnownNoiseNoDiffusion(KnownNoise):
+    """Parts of the network are frozen."""
+
+    config = replace(nnUNetTrainerAD_NoDiffusion.config, rampup_epochs=0)
+
+
+STEPPING = (KnownNoise, KnownNoiseNoDecoupling, KnownNoiseNoDiffusion)
 
 
 def make_trainer(root: Path, trainer_class):
@@ -151,7 +167,7 @@ def work(rank: int, folder: Path) -> None:
     total = joint_sum(own)
     (total**2).sum().backward()
     results = {"sums": tensors, "joint_sum": total.detach(), "gradient": own.grad}
-    for trainer_class in (KnownNoise, KnownNoiseNoDecoupling):
+    for trainer_class in STEPPING:
         torch.manual_seed(rank)  # the first process's weights are to count
         results[trainer_class.__name__] = take_steps(make_trainer(folder, trainer_class))
     torch.save(results, folder / f"results_{rank}.pt")
@@ -202,7 +218,7 @@ def test_sums_are_over_the_processes_and_gradients_of_the_own_part(ranks):
         torch.testing.assert_close(result["gradient"], torch.tensor([6.0, 20.0]), msg=str(rank))
 
 
-@pytest.mark.parametrize("trainer_class", [KnownNoise, KnownNoiseNoDecoupling], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("trainer_class", STEPPING, ids=lambda c: c.__name__)
 def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
     first, second = (result[trainer_class.__name__] for result in ranks)
     assert (first["batch_size"], second["batch_size"]) == (1, 1)
