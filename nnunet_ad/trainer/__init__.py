@@ -1,5 +1,8 @@
 """The trainers that ``nnUNetv2_train -tr`` finds."""
 
+from nnunet_ad.trainer.cross_pseudo_supervision import nnUNetTrainerCPS
+from nnunet_ad.trainer.mean_teacher import nnUNetTrainerMeanTeacher
+from nnunet_ad.trainer.supervised import nnUNetTrainerSupervised
 from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 from nnunet_ad.trainer.variants import (
     nnUNetTrainerAD_1epoch,
@@ -28,4 +31,7 @@ __all__ = [
     "nnUNetTrainerAD_NoRS",
     "nnUNetTrainerAD_NoSVDA",
     "nnUNetTrainerAD_demo",
+    "nnUNetTrainerCPS",
+    "nnUNetTrainerMeanTeacher",
+    "nnUNetTrainerSupervised",
 ]

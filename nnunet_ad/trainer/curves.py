@@ -22,6 +22,9 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
             "loss_denoising": "denoising (Eq. 2)",
             "loss_difficulty": "difficulty (Eq. 6)",
             "loss_unlabeled": "unlabelled (Eq. 8)",
+            "loss_supervised": "labelled",
+            "loss_consistency": "consistency",
+            "loss_crossed": "crossed pseudo-labels",
         },
     ),
     (

@@ -1,19 +1,18 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, distributed
 
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.distillation import distill_
-from nnunet_ad.losses import unsupervised_weight
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.network.recomputation import recompute_activations
@@ -23,10 +22,10 @@ from nnunet_ad.trainer import snapshots
 from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm, overlap
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.processes import add_over_processes_
-from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
+from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
 
 
-class nnUNetTrainerAD(nnUNetTrainerTwoStream):
+class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     """Aggregating & Decoupling (Wang & Li, NeurIPS 2023) for semi-supervised, adaptive, generalising segmentation.
 
     Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. What ``nnUNetv2_predict``
@@ -100,14 +99,6 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
             "agreement": agreement(hard_labels(p_xi), hard_labels(p_psi)),
         }
 
-    @property
-    def mu(self) -> float:
-        """Weight of the unsupervised loss in this epoch (Eq. 9)."""
-        rampup_epochs = self.config.rampup_epochs
-        if rampup_epochs is None:
-            rampup_epochs = self.num_epochs / 3
-        return unsupervised_weight(self.current_epoch, rampup_epochs, self.config.unsupervised_weight)
-
     def noise_labels(self, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return y_t and t, t uniform (Eq. 1), for labels (B, *spatial); nothing in ablation NoDiffusion."""
         if not self.config.diffusion:
@@ -135,11 +126,6 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
             if features is None or network.has_dropout:
                 features = network.encoder(image)
             return network.difficulty_decoder(features)
-
-    def forward(self, function: Callable, *inputs) -> Any:
-        """Call the network, or a part of it, in the precision of the device."""
-        with forward_precision(self.device):
-            return function(*inputs)
 
     @contextmanager
     def _predicting(self) -> Iterator[ADNetwork]:
@@ -203,44 +189,12 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
     # ------------------------------------------------------------------------------------------- hooks of the host
 
     def initialize(self) -> None:
-        """Refuse what A&D can't train on, then build network, optimiser and loss."""
-        try:
-            self._refuse_regions_and_cascades()
-            super().initialize()
-        except ValueError:
-            self._remove_new_results_folder()
-            raise
+        """As the base; activations are recomputed, and the parts compiled, where that is asked for."""
+        super().initialize()
         if self.config.recompute_activations:
             recompute_activations(self.bare_network)
-        if super()._do_i_compile():
+        if nnUNetTrainer._do_i_compile(self):
             self.bare_network.compile_parts()
-
-    def _refuse_regions_and_cascades(self) -> None:
-        if self.label_manager.has_regions:
-            raise ValueError(
-                "nnUNetTrainerAD does not train on region labels: its noisy labels and pseudo-labels need classes "
-                "that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
-            )
-        if self.is_cascaded:
-            raise ValueError(
-                f"nnUNetTrainerAD does not train {self.configuration_name}, the second stage of a cascade: unlabelled "
-                "cases have no prediction of the first stage. Train 3d_fullres or 3d_lowres."
-            )
-
-    def _remove_new_results_folder(self) -> None:
-        """Remove the log that the constructor began and folders that are empty without it.
-
-        They would look like a trained model to ``nnUNetv2_find_best_configuration``.
-        """
-        Path(self.log_file).unlink(missing_ok=True)
-        fold = Path(self.output_folder)
-        for folder in (fold, *fold.parents[:2]):
-            with suppress(OSError):  # it holds something else
-                folder.rmdir()
-
-    def _do_i_compile(self) -> bool:
-        """Not as the host, which would compile the forward pass of inference only; :meth:`initialize` does it."""
-        return False
 
     @staticmethod
     def build_network_architecture(
@@ -265,16 +219,13 @@ class nnUNetTrainerAD(nnUNetTrainerTwoStream):
         super().on_train_epoch_start()
         self._measure_gradients = not self.train_outputs
 
-    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the means of the epoch; the only place of the epoch's training where values leave the device."""
-        names = {name: None for outputs in train_outputs for name in outputs}
-        stacked = {name: torch.stack([o[name] for o in train_outputs if name in o]).float() for name in names}
-        counts, sums = (stacked.pop(name).sum(0).cpu().numpy() for name in ("dice_by_t_counts", "dice_by_t_sums"))
-        means = {name: values.mean(0).cpu().numpy() for name, values in stacked.items()}
-        super().on_train_epoch_end([{"loss": means.pop("loss")}])
+    def summarise(self, train_outputs: list[dict]) -> dict[str, np.ndarray]:
+        """As the base; Dice by t follows from its sums and counts over the epoch."""
+        means = super().summarise(train_outputs)
+        sums, counts = means.pop("dice_by_t_sums"), means.pop("dice_by_t_counts")
         if self.config.diffusion:
             means["dice_by_t"] = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-        self.log_epoch(mu=self.mu, **means)
+        return means
 
     def validation_step(self, batch: dict) -> dict:
         """As the host for θ; for ψ and for ξ by DDIM count overlaps with the label, too."""

@@ -34,6 +34,7 @@ from nnunet_ad.trainer.processes import add_over_processes_, first_process_first
 from nnunet_ad.trainer.randomness import Stream
 from nnunet_ad.trainer.resumable import nnUNetTrainerResumable
 
+EPOCHS_VARIABLE = "NNUNET_AD_EPOCHS"
 ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
 
 
@@ -41,7 +42,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     """Base of trainers that see unlabelled cases: streams, augmentation, optimiser and curves.
 
     A subclass brings the network and the train step. ``NNUNET_AD_ITERATIONS=n`` makes every epoch n training and
-    max(1, n // 5) validation iterations.
+    max(1, n // 5) validation iterations, ``NNUNET_AD_EPOCHS=n`` makes n epochs.
 
     Attributes:
         config: Hyper-parameters; a variant is a subclass with another one.
@@ -66,7 +67,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         self.enable_deep_supervision = False
         self.initial_lr = self.config.learning_rate
         self.weight_decay = self.config.weight_decay
-        self.num_epochs = self.config.num_epochs
+        self.num_epochs = integer_from_environment(EPOCHS_VARIABLE, minimum=1) or self.config.num_epochs
         self.num_iterations_per_epoch = (
             integer_from_environment(ITERATIONS_VARIABLE, minimum=1) or self.config.num_iterations_per_epoch
         )

@@ -1,0 +1,236 @@
+"""Runs an experiment over nnU-Net's own commands: trainers × seeds on one fold, scored on the fold's validation cases.
+
+An experiment is a TOML file (``benchmarks/quality/*.toml``)::
+
+    dataset = 101
+    configuration = "3d_fullres"
+    plans = "nnUNetPlans_coarse16"
+    fold = 0
+    baseline = "nnUNetTrainerSupervised"        # the paired test of each trainer is against this one
+    trainers = ["nnUNetTrainerAD", "nnUNetTrainerMeanTeacher"]
+    seeds = [0, 1, 2]
+    epochs = 50
+    iterations = 24                             # an epoch
+    prepare = ["..."]                           # how dataset and plans were made; printed, not run
+
+Each run has results of its own, ``OUT/<experiment>/<trainer>/seed_<s>``. A finished run is not repeated, one that was
+cut off continues, so the same command goes on until all is done, and then prints the table; with ``--table`` it prints
+the table of what there is. Labels of validation cases score; nothing is chosen by them.
+
+    python benchmarks/quality.py benchmarks/quality/laseg_4.toml -o RESULTS -device cpu
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_ad.evaluation.evaluate import evaluate
+from nnunet_ad.evaluation.result import Comparison, Evaluation, Row
+from nnunet_ad.evaluation.tables import Table, number
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, on what, and for how long."""
+
+    name: str
+    dataset: int
+    configuration: str
+    plans: str
+    fold: int
+    baseline: str
+    trainers: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    iterations: int
+    prepare: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, file: Path) -> "Experiment":
+        """Read a TOML file."""
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        return cls(name=file.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+    @property
+    def runs(self) -> list["Run"]:
+        """All runs, the first seed of every trainer first."""
+        return [Run(self, trainer, seed) for seed in self.seeds for trainer in (self.baseline, *self.trainers)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    experiment: Experiment
+    trainer: str
+    seed: int
+
+    def results(self, out: Path) -> Path:
+        """Return what ``nnUNet_results`` is for this run."""
+        return out / self.experiment.name / self.trainer / f"seed_{self.seed}"
+
+    def fold(self, out: Path) -> Path:
+        """Return the folder of the trained fold."""
+        experiment = self.experiment
+        name = f"{self.trainer}__{experiment.plans}__{experiment.configuration}/fold_{experiment.fold}"
+        return self.results(out) / dataset_folder(experiment.dataset, "nnUNet_raw").name / name
+
+    def is_done(self, out: Path) -> bool:
+        """Return whether the validation cases were predicted by the final checkpoint."""
+        return (self.fold(out) / "validation" / "summary.json").is_file()
+
+    def command(self, device: str, continued: bool = False) -> list[str]:
+        """Return nnU-Net's command."""
+        experiment = self.experiment
+        line = ["nnUNetv2_train", experiment.dataset, experiment.configuration, experiment.fold]
+        line += ["-tr", self.trainer, "-p", experiment.plans, "-device", device]
+        return [str(word) for word in line] + (["--c"] if continued else [])
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the variables that the command is given."""
+        return {
+            "NNUNET_AD_SEED": str(self.seed),
+            "NNUNET_AD_EPOCHS": str(self.experiment.epochs),
+            "NNUNET_AD_ITERATIONS": str(self.experiment.iterations),
+        }
+
+    def train(self, out: Path, device: str) -> None:
+        """Run the command, or let it continue."""
+        started = any(self.fold(out).glob("checkpoint_*.pth"))
+        line = self.command(device, continued=started)
+        variables = self.variables | {"nnUNet_results": str(self.results(out))}
+        print(" ".join([f"{name}={value}" for name, value in variables.items()] + line), flush=True)
+        self.results(out).mkdir(parents=True, exist_ok=True)
+        with (self.results(out) / "output.txt").open("a") as log:
+            subprocess.run(line, env=os.environ | variables, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def main() -> None:
+    """Train what is not trained yet, and print the table."""
+    arguments = parse_arguments()
+    experiment = Experiment.read(arguments.experiment)
+    if not arguments.table:
+        for run in experiment.runs:
+            if not run.is_done(arguments.output):
+                run.train(arguments.output, arguments.device)
+    table = as_markdown(experiment, arguments.output, arguments.device)
+    (arguments.output / experiment.name / "table.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", type=Path, help="a TOML file")
+    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder for the results of all experiments")
+    parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cuda")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
+    return parser.parse_args()
+
+
+def dataset_folder(dataset: int, variable: str) -> Path:
+    """Return a dataset's folder in one of nnU-Net's three."""
+    found = sorted(Path(os.environ[variable]).glob(f"Dataset{dataset:03d}_*"))
+    if len(found) != 1:
+        sys.exit(f"expected one Dataset{dataset:03d}_* in {variable} ({os.environ[variable]}), found {len(found)}")
+    return found[0]
+
+
+def as_markdown(experiment: Experiment, out: Path, device: str) -> str:
+    """Return commands, curves' ends and the table of all finished runs."""
+    references = dataset_folder(experiment.dataset, "nnUNet_preprocessed") / "gt_segmentations"
+    done = [run for run in experiment.runs if run.is_done(out)]
+    lines = [f"# {experiment.name}", "", "```", *experiment.prepare, *map(shown_command(device), done[:1]), "```", ""]
+    rows = []
+    for trainer in dict.fromkeys(run.trainer for run in done):
+        evaluation = score(experiment, trainer, done, references, out)
+        rows += rows_of(evaluation, trainer, [run.seed for run in done if run.trainer == trainer])
+    header = ("trainer", "seeds", "structure", "Dice", "95 % interval", "against the baseline", "p (Wilcoxon)")
+    lines += [Table(header, tuple(rows), text_columns=3).as_markdown(), ""]
+    unfinished = [f"{run.trainer}, seed {run.seed}" for run in experiment.runs if run not in done]
+    lines += [f"Not finished: {'; '.join(unfinished)}.", ""] if unfinished else []
+    return "\n".join([*lines, *pseudo_label_lines(done, out), ""])
+
+
+def shown_command(device: str):
+    """Return a function that writes a run as one line of a shell."""
+
+    def show(run: Run) -> str:
+        return " ".join([f"{name}={value}" for name, value in run.variables.items()] + run.command(device))
+
+    return show
+
+
+def score(experiment: Experiment, trainer: str, done: Sequence[Run], references: Path, out: Path) -> Evaluation:
+    """Score the finished seeds of a trainer, and the same seeds of the baseline."""
+    seeds = {run.seed for run in done if run.trainer == trainer}
+    runs = {
+        name: [run.fold(out) / "validation" for run in done if run.trainer == name and run.seed in seeds]
+        for name in (trainer, experiment.baseline)
+    }
+    dataset = str(dataset_folder(experiment.dataset, "nnUNet_raw"))
+    versus = runs[experiment.baseline] if trainer != experiment.baseline else []
+    # The folder of references holds the training cases, too.
+    return evaluate(runs[trainer], references, dataset, versus=versus, allow_missing=True, progress=False)
+
+
+def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[tuple[str, ...]]:
+    """Return a row for each structure and one for their mean."""
+    tests = {test.structure: test for test in evaluation.comparisons() if test.metric == "Dice"}
+    rows = [row for row in evaluation.overall() if row.structure is not None or len(evaluation.structures) > 1]
+    return [
+        (
+            trainer,
+            ", ".join(map(str, seeds)),
+            row.structure or "mean",
+            *dice_cells(row),
+            *test_cells(tests.get(row.structure)),
+        )
+        for row in rows
+    ]
+
+
+def dice_cells(row: Row) -> tuple[str, str]:
+    """Return mean ± sd over cases, and the bootstrap interval of the mean, in percent."""
+    dice = row.summaries["Dice"]
+    return (
+        f"{number(100 * dice.mean, 1)} ± {number(100 * dice.sd, 1)}",
+        f"{number(100 * dice.ci_low, 1)} to {number(100 * dice.ci_high, 1)}",
+    )
+
+
+def test_cells(comparison: Comparison | None) -> tuple[str, str]:
+    """Return the median difference in percent and p."""
+    if comparison is None:
+        return "", ""
+    return number(100 * comparison.test.median_difference, 1, sign=True), f"{comparison.test.p_value:.4f}"
+
+
+def pseudo_label_lines(done: Sequence[Run], out: Path) -> list[str]:
+    """Return the Dice of the three decoders on validation patches over the second half of each A&D training."""
+    lines = []
+    for run in done:
+        file = run.fold(out) / "progress_ad.json"
+        curves = json.loads(file.read_text())["curves"] if file.is_file() else {}
+        if "val_dice_xi" in curves:
+            means = {name: second_half(curves[f"val_dice_{name}"]) for name in ("theta", "psi", "xi")}
+            told = ", ".join(f"{name} {100 * value:.1f}" for name, value in means.items())
+            lines.append(f"- {run.trainer}, seed {run.seed}, validation patches, second half of training: {told}")
+    return lines
+
+
+def second_half(values: Sequence[float | None]) -> float:
+    """Return the mean of the second half of a curve, without epochs that have no value."""
+    known = [value for value in values[len(values) // 2 :] if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What trainers share that add a loss on unlabelled patches to a supervised one."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_ad.losses import unsupervised_weight
+from nnunet_ad.trainer.precision import forward_precision
+from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
+
+
+class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
+    """Base of A&D and of the methods it is compared with: classes that exclude each other, and a ramp-up of μ.
+
+    A subclass brings the network and the train step, which returns a dictionary of what is to be logged, each value a
+    tensor on the device and one of them ``"loss"``.
+
+    Attributes:
+        family: What error messages call a trainer and its variants.
+
+    Raises:
+        ValueError: On ``initialize``: for region labels, and for the second stage of a cascade.
+    """
+
+    family = "nnUNetTrainerAD"
+
+    def initialize(self) -> None:
+        """Refuse what the method can't train on, then build network, optimiser and loss."""
+        try:
+            self._refuse_regions_and_cascades()
+            super().initialize()
+        except ValueError:
+            self._remove_new_results_folder()
+            raise
+
+    def _refuse_regions_and_cascades(self) -> None:
+        if self.label_manager.has_regions:
+            raise ValueError(
+                f"{self.family} does not train on region labels: its noisy labels and pseudo-labels need classes "
+                "that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
+            )
+        if self.is_cascaded:
+            raise ValueError(
+                f"{self.family} does not train {self.configuration_name}, the second stage of a cascade: unlabelled "
+                "cases have no prediction of the first stage. Train 3d_fullres or 3d_lowres."
+            )
+
+    def _remove_new_results_folder(self) -> None:
+        """Remove the log that the constructor began and folders that are empty without it.
+
+        They would look like a trained model to ``nnUNetv2_find_best_configuration``.
+        """
+        Path(self.log_file).unlink(missing_ok=True)
+        fold = Path(self.output_folder)
+        for folder in (fold, *fold.parents[:2]):
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
+
+    def _do_i_compile(self) -> bool:
+        """Not as the host, which would compile the forward pass of inference only."""
+        return False
+
+    @property
+    def mu(self) -> float:
+        """Weight of the unsupervised loss in this epoch (Eq. 9)."""
+        rampup_epochs = self.config.rampup_epochs
+        if rampup_epochs is None:
+            rampup_epochs = self.num_epochs / 3
+        return unsupervised_weight(self.current_epoch, rampup_epochs, self.config.unsupervised_weight)
+
+    def forward(self, function: Callable, *inputs) -> Any:
+        """Call the network, or a part of it, in the precision of the device."""
+        with forward_precision(self.device):
+            return function(*inputs)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log the epoch; the only place of its training where values leave the device."""
+        summary = self.summarise(train_outputs)
+        super().on_train_epoch_end([{"loss": summary.pop("loss")}])
+        self.log_epoch(mu=self.mu, **summary)
+
+    def summarise(self, train_outputs: list[dict]) -> dict[str, np.ndarray]:
+        """Return the mean over an epoch of everything that the train step returned, also where not every step did."""
+        names = {name: None for outputs in train_outputs for name in outputs}
+        stacked = {name: torch.stack([o[name] for o in train_outputs if name in o]).float() for name in names}
+        return {name: values.mean(0).cpu().numpy() for name, values in stacked.items()}

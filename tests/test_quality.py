@@ -1,0 +1,62 @@
+"""The experiment runner over the real commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENT = """
+dataset = 500
+configuration = "3d_fullres"
+plans = "nnUNetPlansTiny"
+fold = 0
+baseline = "nnUNetTrainerSupervised"
+trainers = ["nnUNetTrainerAD", "nnUNetTrainerMeanTeacher"]
+seeds = [0]
+epochs = 2
+iterations = 1
+"""
+
+
+def run(planned, out, *options):
+    paths = {name: str(planned / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
+    line = [
+        sys.executable,
+        ROOT / "benchmarks" / "quality.py",
+        out / "tiny.toml",
+        "-o",
+        out,
+        "-device",
+        "cpu",
+        *options,
+    ]
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    done = subprocess.run(line, env=os.environ | paths | {"PATH": path}, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    first = run(planned, tmp_path)
+    rows = [line.split("|")[1:4] for line in first.splitlines() if line.startswith("| nnUNet")]
+    assert [tuple(cell.strip() for cell in row) for row in rows] == [
+        (trainer, "0", structure)
+        for trainer in ("nnUNetTrainerSupervised", "nnUNetTrainerAD", "nnUNetTrainerMeanTeacher")
+        for structure in ("organ", "vessel", "mean")
+    ]
+    assert first.count("NNUNET_AD_SEED=0 NNUNET_AD_EPOCHS=2 NNUNET_AD_ITERATIONS=1 nnUNet_results=") == 3
+
+    shutil.rmtree(next((tmp_path / "tiny" / "nnUNetTrainerMeanTeacher").rglob("validation")))
+    second = run(planned, tmp_path)
+    assert second.count("nnUNet_results=") == 1 and second.count("--c") == 1
+    assert second[second.index("| nnUNet") :] == first[first.index("| nnUNet") :]
+
+    shutil.rmtree(tmp_path / "tiny" / "nnUNetTrainerMeanTeacher")
+    table = run(planned, tmp_path, "--table")
+    assert "Not finished: nnUNetTrainerMeanTeacher, seed 0." in table
