@@ -18,6 +18,7 @@ class ADConfig:
         momentum: Nesterov momentum of SGD (Table 8).
         weight_decay: L2 penalty of SGD (Table 8).
         max_gradient_norm: The joint gradient norm is clipped to this (nnU-Net's own value).
+        max_faults_in_a_row: So many steps in a row whose loss or gradient is not finite end the training.
         num_diffusion_steps: T, length of the diffusion (Eq. 1, Table 7).
         beta_start: First value of the linear noise schedule (Eq. 1).
         beta_end: Last value of the linear noise schedule (Eq. 1).
@@ -43,6 +44,7 @@ class ADConfig:
     momentum: float = 0.9
     weight_decay: float = 3e-5
     max_gradient_norm: float = 12.0
+    max_faults_in_a_row: int = 10
     num_diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 2e-2

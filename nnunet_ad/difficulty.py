@@ -48,6 +48,7 @@ class DifficultyWeights(nn.Module):
         self.register_buffer("rises", torch.zeros(window, num_classes))
         self.register_buffer("last_dice", torch.zeros(num_classes))
         self.register_buffer("num_updates", torch.zeros(num_classes, dtype=torch.int64))
+        self._before_update: list[Tensor] = []
 
     @torch.no_grad()
     def update(self, dice: Tensor, present: Tensor | None = None) -> Tensor:
@@ -72,6 +73,7 @@ class DifficultyWeights(nn.Module):
                 f"dice has shape {tuple(dice.shape)} and present {tuple(present.shape)}; expected one value for each "
                 f"of {len(self.last_dice)} classes"
             )
+        self._before_update = [buffer.clone() for buffer in self.buffers()]
         has_predecessor = self.num_updates > 0
         log_ratio = dice.clamp_min(_LOG_FLOOR).log() - self.last_dice.clamp_min(_LOG_FLOOR).log()
         # |min(Δ, 0)·ln(λ_e / λ_{e-1})| and |max(Δ, 0)·ln(λ_e / λ_{e-1})|; a first update makes no difference.
@@ -83,6 +85,14 @@ class DifficultyWeights(nn.Module):
         self.last_dice.copy_(torch.where(present, dice, self.last_dice))
         self.num_updates.add_(present)
         return self.weights()
+
+    @torch.no_grad()
+    def undo_update(self, condition: Tensor) -> None:
+        """Take the last update back where a condition, bool (), holds: the train step it belongs to was skipped."""
+        if self._before_update:
+            for buffer, before in zip(self.buffers(), self._before_update, strict=True):
+                buffer.copy_(torch.where(condition, before, buffer))
+            self._before_update = []
 
     @torch.no_grad()
     def weights(self) -> Tensor:

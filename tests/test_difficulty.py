@@ -130,3 +130,18 @@ def test_another_number_of_classes_is_refused(dice, present):
 def test_empty_sizes_are_refused(arguments):
     with pytest.raises(ValueError, match="at least 1"):
         DifficultyWeights(*arguments)
+
+
+def test_an_update_can_be_taken_back():
+    weights = DifficultyWeights(2, window=3)
+    for dice in ([0.1, 0.2], [0.3, 0.1], [0.2, 0.4], [0.5, 0.3]):
+        weights.update(torch.tensor(dice))
+    before = {name: value.clone() for name, value in weights.state_dict().items()}
+    weights.update(torch.tensor([0.6, 0.1]), torch.tensor([True, False]))
+    after = {name: value.clone() for name, value in weights.state_dict().items()}
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+    weights.undo_update(torch.tensor(False))
+    assert all(torch.equal(value, after[name]) for name, value in weights.state_dict().items())
+    weights.update(torch.tensor([0.9, 0.9]))
+    weights.undo_update(torch.tensor(True))
+    assert all(torch.equal(value, after[name]) for name, value in weights.state_dict().items())

@@ -56,3 +56,14 @@ def test_parameters_of_another_shape_or_name_stay():
 def test_momentum_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"momentum is 1\.5"):
         distill_(make_module(), make_module(), make_module(), 1.5)
+
+
+def test_a_skipped_distillation_changes_nothing_and_another_one_is_as_usual():
+    theta, xi, psi = make_module(), make_module(), make_module()
+    skipped, usual = deepcopy(theta), deepcopy(theta)
+    distill_(skipped, xi, psi, 0.9, skip=torch.tensor(True))
+    assert all(torch.equal(a, b) for a, b in zip(skipped.parameters(), theta.parameters(), strict=True))
+    distill_(usual, xi, psi, 0.9, skip=torch.tensor(False))
+    distill_(theta, xi, psi, 0.9)
+    for a, b in zip(usual.parameters(), theta.parameters(), strict=True):
+        torch.testing.assert_close(a, b)

@@ -56,4 +56,9 @@ class nnUNetTrainerCPS(nnUNetTrainerSemiSupervised):
         crossed = self.backward(crossed, weight=self.mu)
 
         self.descend()
-        return {"loss": supervised + self.mu * crossed, "loss_supervised": supervised, "loss_crossed": crossed}
+        return {
+            "loss": supervised + self.mu * crossed,
+            "loss_supervised": supervised,
+            "loss_crossed": crossed,
+            "numerical_faults": self.faults.fault,
+        }

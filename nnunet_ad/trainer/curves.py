@@ -49,6 +49,7 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "mean foreground Dice",
         {"val_dice_theta": "θ", "val_dice_psi": "ψ", "val_dice_xi": "ξ (DDIM)"},
     ),
+    ("Skipped steps (loss or gradient not finite)", "steps", {"numerical_faults": "faults"}),
 )
 _LOGARITHMIC = ("Gradient that each flow gives the encoder",)
 

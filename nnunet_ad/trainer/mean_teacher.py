@@ -79,4 +79,5 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
             "loss": supervised + self.mu * consistency,
             "loss_supervised": supervised,
             "loss_consistency": consistency,
+            "numerical_faults": self.faults.fault,
         }

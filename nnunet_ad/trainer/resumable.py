@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -130,10 +130,14 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             iteration = self.current_epoch * number + i
             self.generator.manual_seed(seed_everything(self.seed, self.local_rank, stream, iteration))
             outputs.append(step(batch))
-            self.between_iterations()
+            self.between_iterations([*batch.get("keys", ()), *batch.get("unlabeled_keys", ())])
 
-    def between_iterations(self) -> None:
-        """Write a checkpoint if it is time for one; stop if something asks for it. All ranks do so together."""
+    def between_iterations(self, cases: Collection[str] = ()) -> None:
+        """Write a checkpoint if it is time for one; stop if something asks for it. All ranks do so together.
+
+        Args:
+            cases: Of the last batch; none at the end of an epoch.
+        """
         stop = self._is_asked_to_stop()
         is_due = time.monotonic() - self._last_checkpoint >= self.seconds_between_checkpoints
         if stop or in_any_rank(is_due, self._ranks):

@@ -78,13 +78,29 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
             return function(*inputs)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Log the epoch; the only place of its training where values leave the device."""
+        """Log the epoch; the only place of its training where all these values leave the device."""
+        num_faults = sum(_are_faulty(train_outputs))
+        if num_faults:
+            self.print_to_log_file(
+                f"WARNING: {num_faults} of {len(train_outputs)} training steps had a loss or a gradient that is not "
+                "finite; they were skipped."
+            )
         summary = self.summarise(train_outputs)
         super().on_train_epoch_end([{"loss": summary.pop("loss")}])
-        self.log_epoch(mu=self.mu, **summary)
+        self.log_epoch(mu=self.mu, numerical_faults=num_faults, **summary)
 
     def summarise(self, train_outputs: list[dict]) -> dict[str, np.ndarray]:
-        """Return the mean over an epoch of everything that the train step returned, also where not every step did."""
-        names = {name: None for outputs in train_outputs for name in outputs}
-        stacked = {name: torch.stack([o[name] for o in train_outputs if name in o]).float() for name in names}
-        return {name: values.mean(0).cpu().numpy() for name, values in stacked.items()}
+        """Return the mean over an epoch of everything that the train step returned, also where not every step did.
+
+        Steps with a numerical fault are left out, except where there is no other.
+        """
+        is_faulty = _are_faulty(train_outputs)
+        sound = [outputs for outputs, faulty in zip(train_outputs, is_faulty, strict=True) if not faulty]
+        names = {name: None for outputs in train_outputs for name in outputs if name != "numerical_faults"}
+        found = {name: [o[name] for o in sound if name in o] for name in names}
+        found = {name: values or [o[name] for o in train_outputs if name in o] for name, values in found.items()}
+        return {name: torch.stack(values).float().mean(0).cpu().numpy() for name, values in found.items()}
+
+
+def _are_faulty(train_outputs: list[dict]) -> list[bool]:
+    return torch.stack([outputs["numerical_faults"] for outputs in train_outputs]).tolist()

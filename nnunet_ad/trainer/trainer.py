@@ -68,7 +68,6 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         y_t, t = self.noise_labels(y)  # Eq. 1
         logits_xi = self.forward(network.denoise, x_l, y_t, t)
         loss_deno = self.backward(self.dice_ce(logits_xi, y))  # Eq. 2
-
         samples = overlap(hard_labels(logits_xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
         encoding = self.forward(network.encode, x_l, x_u)
@@ -92,6 +91,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             "loss_denoising": loss_deno,
             "loss_difficulty": loss_diff,
             "loss_unlabeled": loss_u,
+            "numerical_faults": self.faults.fault,
             **gradients,
             **dice_by_t(samples, t, self.diffusion.num_steps),
             "class_weights": w,
@@ -161,7 +161,13 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             network.denoising_decoder,
             network.difficulty_decoder,
             self.config.distillation_momentum,
+            self.faults.skipped,
         )
+
+    def descend(self) -> None:
+        """As the base; after a step that was not taken, the difficulty history is as before, too."""
+        super().descend()
+        self.difficulty.undo_update(self.faults.skipped)
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device)

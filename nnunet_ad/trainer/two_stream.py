@@ -3,7 +3,7 @@
 import gc
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,6 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ad import __version__
 from nnunet_ad.augmentation.svda import SVDA, training_transforms
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data.dataset import UnlabeledDataset
@@ -25,10 +24,11 @@ from nnunet_ad.data.labeled import check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
-from nnunet_ad.trainer import curves
+from nnunet_ad.trainer import curves, provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.faults import check_writable, explained
 from nnunet_ad.trainer.memory import keep_freed_memory
+from nnunet_ad.trainer.numerical_faults import NumericalFaults
 from nnunet_ad.trainer.precision import cpu_computes_bf16
 from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
 from nnunet_ad.trainer.randomness import Stream
@@ -47,6 +47,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     Attributes:
         config: Hyper-parameters; a variant is a subclass with another one.
         curves: One value an epoch of whatever is logged, part of the checkpoint.
+        faults: Judges whether losses and gradients of a step are finite.
         unlabeled_dataset: The unlabelled cases of the fold, from the start of training on.
     """
 
@@ -75,6 +76,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         self.num_classes = self.label_manager.num_segmentation_heads
         self.ignore_label = self.label_manager.ignore_label
         self.curves: curves.Curves = {}
+        self.faults = NumericalFaults(self.device, self.config.max_faults_in_a_row)
         self.unlabeled_dataset: UnlabeledDataset | None = None
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -119,23 +121,32 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         Goes through the host's scaler where it has one. What the flow kept for its backward pass is free afterwards, so
         the flows of a step never hold memory at the same time.
         """
+        self.faults.watch(loss.detach())
         weighted = weight * loss
         (weighted if self.grad_scaler is None else self.grad_scaler.scale(weighted)).backward()
         return loss.detach()
 
     def descend(self) -> None:
-        """Clip the joint norm of the gathered gradients and take a step, through the host's scaler where it has one."""
+        """Clip the joint norm of the gathered gradients and take a step, through the host's scaler where it has one.
+
+        A step with a loss or a gradient that is not finite is not taken. With a scaler, nothing is read back for that
+        beyond what the host's scaler reads.
+        """
         parameters = [p for p in self.network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters]
         if self.is_ddp:
-            add_over_processes_([p.grad for p in parameters])
+            add_over_processes_(gradients)
+        self.faults.spread(gradients[0])
+        scale = None
         if self.grad_scaler is not None:
+            scale = self.grad_scaler.scale(torch.ones((), device=self.device))
             self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
-        if self.grad_scaler is None:
+        self.faults.judge(nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm), scale)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)  # which skips it, too
+            self.grad_scaler.update()
+        elif not self.faults.skipped:
             self.optimizer.step()
-            return
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
 
     def to_device(self, *tensors: Tensor) -> list[Tensor]:
         """Copy tensors to the device."""
@@ -238,7 +249,10 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             super().on_train_start()
         self.output_folder_base = folder
         shortened = f" ({ITERATIONS_VARIABLE} is set)" if ITERATIONS_VARIABLE in os.environ else ""
-        self.print_to_log_file(f"nnunet_ad {__version__}, torch {torch.__version__}, seed {self.seed}, {self.config}")
+        plans = self.plans_manager.plans
+        self.print_to_log_file(f"{provenance.versions()}; device: {provenance.device_name(self.device)}")
+        self.print_to_log_file(f"Plans {self.plans_manager.plans_name}, hash {provenance.plan_hash(plans)}")
+        self.print_to_log_file(f"seed {self.seed}; {self.config}")
         self.print_to_log_file(
             f"{self.num_epochs} epochs of {self.num_iterations_per_epoch} training and "
             f"{self.num_val_iterations_per_epoch} validation iterations{shortened}, "
@@ -266,13 +280,22 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             for logger in self.logger.loggers:
                 logger.log(f"ad/{name}", value, self.current_epoch)
 
+    def between_iterations(self, cases: Collection[str] = ()) -> None:
+        """As the base; now and then see whether too many steps in a row had a numerical fault."""
+        if cases and not self.val_outputs:
+            self.faults.cases.append(set(cases))
+        if len(self.train_outputs) % self.faults.most_in_a_row == 0:
+            self.faults.check(f"epoch {self.current_epoch}, training iteration {len(self.train_outputs)}")
+        super().between_iterations(cases)
+
     # ------------------------------------------------------------------------------------------- checkpoints
 
     def method_state(self) -> dict:
-        """The curves go into the checkpoint, too."""
-        return {**super().method_state(), "curves": self.curves}
+        """The curves and the number of faults in a row go into the checkpoint, too."""
+        return {**super().method_state(), "curves": self.curves, "faults_in_a_row": int(self.faults.in_a_row)}
 
     def load_method_state(self, state: dict) -> None:
         """Restore what :meth:`method_state` returned; the running epoch adds its values to the curves again."""
         super().load_method_state(state)
         self.curves = {name: values[: self.current_epoch] for name, values in state["curves"].items()}
+        self.faults.in_a_row.fill_(state["faults_in_a_row"])

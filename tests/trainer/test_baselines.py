@@ -57,7 +57,7 @@ def test_the_loss_is_the_supervised_one_plus_mu_times_the_other(started, trainer
     trainer = started(trainer_class)
     trainer.current_epoch = 30
     outputs = trainer.train_step(batch_of(3))
-    _, supervised, other = outputs.values()
+    _, supervised, other, _ = outputs.values()
     torch.testing.assert_close(outputs["loss"], supervised + trainer.mu * other)
     assert 0 < trainer.mu < trainer.config.unsupervised_weight
 

@@ -131,7 +131,9 @@ def test_without_a_seed_one_is_drawn_logged_and_kept(make_trainer, monkeypatch):
     assert first.seed != second.seed
     with pytest.raises(TrainingInterruptedError):
         interrupted_after(first, 0).run_training()
-    assert f"seed {first.seed}" in Path(first.log_file).read_text()
+    log = Path(first.log_file).read_text()
+    assert f"seed {first.seed};" in log
+    assert all(name in log for name in ("nnunetv2 2", "torch ", "Python 3", "device: cpu", "hash "))
     second.load_checkpoint(str(latest(first)))
     assert second.seed == first.seed
 

@@ -1,0 +1,117 @@
+"""A step with a loss or gradient that is not finite is as if it had not been."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nnunet_ad.config import ADConfig
+from nnunet_ad.trainer import nnUNetTrainerAD
+from nnunet_ad.trainer.numerical_faults import NumericalFaults
+
+NAN, INF = float("nan"), float("inf")
+
+
+def judged(faults: NumericalFaults, loss: float, norm: float, scale: float | None = None) -> tuple[bool, bool]:
+    faults.watch(torch.tensor(loss))
+    gradient = torch.tensor([norm])
+    faults.spread(gradient)
+    faults.judge(gradient.norm(), None if scale is None else torch.tensor(scale))
+    return bool(faults.skipped), bool(faults.fault)
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "scale", "skipped", "fault"),
+    [
+        (1.0, 2.0, None, False, False),
+        (NAN, 2.0, None, True, True),
+        (INF, 2.0, 1024.0, True, True),
+        (1.0, INF, None, True, True),
+        (1.0, INF, 1024.0, True, False),  # the scaler's overflow
+        (1.0, NAN, 1.0, True, True),  # nothing is scaled any more
+    ],
+)
+def test_what_is_a_fault(loss, norm, scale, skipped, fault):
+    assert judged(NumericalFaults(torch.device("cpu"), 2), loss, norm, scale) == (skipped, fault)
+
+
+def test_faults_are_counted_in_a_row_and_overflows_do_not_count():
+    faults = NumericalFaults(torch.device("cpu"), 3)
+    for loss, norm, scale in ((NAN, 1.0, 8.0), (1.0, INF, 8.0), (NAN, 1.0, 8.0), (1.0, 1.0, 8.0), (NAN, 1.0, 8.0)):
+        judged(faults, loss, norm, scale)
+        faults.check("here")
+    assert faults.in_a_row == 1
+    faults.cases.extend([{"a", "b"}, {"b", "c"}])
+    judged(faults, NAN, 1.0)
+    judged(faults, NAN, 1.0)
+    judged(faults, 1.0, 1.0)  # too late
+    with pytest.raises(FloatingPointError, match=r"3 training steps in a row, up to here.*last 2 batches was b:"):
+        faults.check("here")
+
+
+@pytest.fixture
+def started(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD)
+    trainer.initialize()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def batch() -> dict[str, Tensor]:
+    target = torch.randint(3, (2, 1, 16, 16, 16)).to(torch.int16)
+    return {"data": torch.randn(2, 1, 16, 16, 16), "target": target, "unlabeled_data": torch.randn(2, 1, 16, 16, 16)}
+
+
+def state_of(trainer) -> list[Tensor]:
+    momentum = [state["momentum_buffer"] for state in trainer.optimizer.state_dict()["state"].values()]
+    return [x.clone() for x in (*trainer.network.state_dict().values(), *momentum, *trainer.difficulty.buffers())]
+
+
+@pytest.mark.parametrize("where", ["data", "unlabeled_data", "gradient"])
+def test_a_faulty_step_changes_nothing(started, where):
+    started.train_step(batch())
+    before, faulty = state_of(started), batch()
+    if where == "gradient":
+        weight = started.network.difficulty_decoder.classifier.weight
+        hook = weight.register_hook(lambda gradient: gradient * torch.inf)
+    else:
+        faulty[where][0, 0, 3, 3, 3] = NAN
+    outputs = started.train_step(faulty)
+    assert outputs["numerical_faults"]
+    assert all(torch.equal(a, b) for a, b in zip(state_of(started), before, strict=True))
+    if where == "gradient":
+        hook.remove()
+    assert not started.train_step(batch())["numerical_faults"]
+    assert not any(torch.equal(a, b) for a, b in zip(state_of(started)[:3], before[:3], strict=True))
+
+
+def faulty_trainer(make_trainer, most_in_a_row: int, faulty: range, monkeypatch):
+    """A trainer of one epoch whose images have NaN in some iterations."""
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "5")
+    config = replace(ADConfig(), num_epochs=1, num_sampling_steps=1, max_faults_in_a_row=most_in_a_row)
+    trainer = make_trainer(type("Faulty", (nnUNetTrainerAD,), {"config": config}))
+    step = trainer.train_step
+
+    def train_step(batch):
+        if len(trainer.train_outputs) in faulty:
+            batch["data"][:] = NAN
+        return step(batch)
+
+    trainer.train_step = train_step
+    return trainer
+
+
+def test_faults_are_counted_and_left_out_of_the_means(make_trainer, monkeypatch):
+    trainer = faulty_trainer(make_trainer, 3, range(2), monkeypatch)
+    trainer.run_training()
+    assert trainer.curves["numerical_faults"] == [2]
+    assert all(torch.isfinite(torch.tensor(trainer.curves[name][0])) for name in ("loss_denoising", "loss_unlabeled"))
+    assert "2 of 5 training steps" in Path(trainer.log_file).read_text()
+
+
+def test_too_many_in_a_row_end_the_training_and_name_the_suspects(make_trainer, monkeypatch):
+    trainer = faulty_trainer(make_trainer, 2, range(1, 4), monkeypatch)
+    with pytest.raises(FloatingPointError, match=r"2 training steps in a row, up to epoch 0, training iteration 4"):
+        trainer.run_training()
