@@ -84,7 +84,7 @@ def _main_memory(error: Exception, trainer: nnUNetTrainer) -> str | None:
 
 def _shared_memory(error: Exception, trainer: nnUNetTrainer) -> str | None:
     bus_error = isinstance(error, WorkerKilledError) and error.signal_name == "SIGBUS"
-    if not bus_error and not _says(error, _TEXTS_OF_SHARED_MEMORY):
+    if not bus_error and not _no_room_for_semaphores(error) and not _says(error, _TEXTS_OF_SHARED_MEMORY):
         return None
     size = f" ({_size(shutil.disk_usage(_SHARED_MEMORY).total)} in all)" if _SHARED_MEMORY.is_dir() else ""
     return (
@@ -142,6 +142,14 @@ _FAULTS: tuple[Callable[[Exception, nnUNetTrainer], str | None], ...] = (
 
 def _says(error: Exception, texts: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def _no_room_for_semaphores(error: Exception) -> bool:
+    """Python's locks and queues between processes lie in shared memory, too; their error does not say so."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("multiprocessing" in Path(frame.filename).parts for frame in frames)
 
 
 def _file_of(error: Exception) -> str | None:

@@ -64,6 +64,16 @@ def test_known_errors_become_one_sentence(settings, error, said):
     assert "\n" not in sentence
 
 
+def test_no_room_for_a_lock_between_processes_is_no_full_disk(settings, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        multiprocessing.Lock()
+    assert "Shared memory" in explain(raised.value, settings)
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("fold 7"), RuntimeError("shapes differ"), FileNotFoundError(errno.ENOENT, "none", "x")]
 )
