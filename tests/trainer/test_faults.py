@@ -65,7 +65,7 @@ def test_known_errors_become_one_sentence(settings, error, said):
 
 
 def test_no_room_for_a_lock_between_processes_is_no_full_disk(settings, monkeypatch):
-    def full(*args):
+    def full(*args, **keywords):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", full)
