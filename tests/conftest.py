@@ -13,12 +13,9 @@ os.environ.setdefault("nnUNet_compile", "f")
 
 import pytest
 import torch
+from planned_dataset import DATASET, PATHS, PLANS, plan_and_preprocess, set_paths
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
-
-PLANS = "nnUNetPlansTiny"
-DATASET = "Dataset500_Made"
-PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 @pytest.fixture(scope="session")
@@ -36,22 +33,6 @@ def planned(tmp_path_factory) -> Path:
         plan_and_preprocess()
     write_small_plans(root / "nnUNet_preprocessed" / DATASET, "3d_fullres", 4, (16, 16, 16), 2, PLANS)
     return root
-
-
-def plan_and_preprocess(dataset_id: int = 500) -> None:
-    """Do what nnUNetv2_plan_and_preprocess does, in this process as far as it lets us."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
-
-    extract_fingerprints([dataset_id], num_processes=1, check_dataset_integrity=True)
-    plan_experiments([dataset_id])
-    preprocess([dataset_id], configurations=["3d_fullres"], num_processes=[1])
-
-
-def set_paths(patch: pytest.MonkeyPatch, root: Path) -> None:
-    """Point nnU-Net's variables into a folder."""
-    for name in PATHS:
-        (root / name).mkdir(parents=True, exist_ok=True)
-        patch.setenv(name, str(root / name))
 
 
 @pytest.fixture

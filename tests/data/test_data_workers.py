@@ -105,7 +105,7 @@ def test_a_batch_that_does_not_fit_into_shared_memory_is_an_error_not_a_wait(sta
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 def test_workers_end_when_the_main_process_is_killed():
     code = (
-        "import time; from test_workers import Batches, start_workers\n"
+        "import time; from test_data_workers import Batches, start_workers\n"
         "loader = start_workers(Batches(), 2); next(loader)\n"
         "print(*[process.pid for process in loader._processes], flush=True); time.sleep(60)\n"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATASET, PATHS, PLANS, set_paths
+from planned_dataset import DATASET, PATHS, PLANS, set_paths
 from torch import distributed, multiprocessing
 from torch.multiprocessing import ProcessExitedException
 
@@ -87,6 +87,7 @@ def make_trainer(root: Path, trainer_class):
 def take_steps(trainer) -> dict:
     """Take some steps on a batch of two whose patches differ much, and return all that came out."""
     generator = torch.Generator().manual_seed(5)
+    torch.manual_seed(trainer.local_rank)  # the first process's weights are to count
     trainer.initialize()
     trainer.on_train_epoch_start()
     outputs = []
@@ -168,7 +169,6 @@ def work(rank: int, folder: Path) -> None:
     (total**2).sum().backward()
     results = {"sums": tensors, "joint_sum": total.detach(), "gradient": own.grad}
     for trainer_class in STEPPING:
-        torch.manual_seed(rank)  # the first process's weights are to count
         results[trainer_class.__name__] = take_steps(make_trainer(folder, trainer_class))
     torch.save(results, folder / f"results_{rank}.pt")
     distributed.destroy_process_group()
@@ -225,13 +225,12 @@ def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
     for name, weight in first["weights"].items():
         assert torch.equal(weight, second["weights"][name]), name
 
-    torch.manual_seed(0)
     alone = take_steps(make_trainer(root, trainer_class))
     assert alone["batch_size"] == 2
     for name, weight in alone["weights"].items():
         torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    torch.manual_seed(0)
     untrained = make_trainer(root, trainer_class)
+    torch.manual_seed(0)
     untrained.initialize()
     moved = [(w - alone["weights"][name]).abs().max() for name, w in untrained.network.state_dict().items()]
     assert np.median(moved) > 1e-4  # ten times what two processes may differ from one
