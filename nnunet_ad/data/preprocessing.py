@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.images import num_channels
+from nnunet_ad.whole_file import written_whole
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
@@ -238,20 +238,8 @@ def _write_case(
     _write_array(image_file(folder, case), image.astype(np.float32, copy=False), patch_size)
     if preprocessing.keeps_mask:
         _write_array(mask_file(folder, case), mask.astype(np.int16, copy=False), patch_size)
-    with _written_whole(properties_file(folder, case)) as temporary:
+    with written_whole(properties_file(folder, case)) as temporary:
         temporary.write_bytes(pickle.dumps(properties))
-
-
-@contextmanager
-def _written_whole(file: Path) -> Iterator[Path]:
-    """Give the name to write under; it becomes ``file`` if all goes well, else nothing stays."""
-    temporary = file.with_name(f".{file.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        yield temporary
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_channels(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[str], found: int | None) -> None:
@@ -283,7 +271,7 @@ def _check_intact(case: str, images: Sequence[str]) -> None:
 
 def _write_array(file: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
     blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
-    with _written_whole(file) as temporary:
+    with written_whole(file) as temporary:
         blosc2.asarray(
             np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunks, blocks=blocks, cparams={"clevel": 5}
         )

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.file_path_utilities import get_output_folder
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_ad import __version__
 from nnunet_ad.network.checkpoint import inference_weights, is_of_ad_network, load_checkpoint
-from nnunet_ad.network.from_plans import build_network
+from nnunet_ad.network.from_plans import network_of_plans
+from nnunet_ad.whole_file import written_whole
 
 # What nnU-Net's inference reads. Other keys may hold names of cases, paths or free text, so they are left behind.
 _PLANS = (
@@ -79,14 +78,9 @@ def export_model(
         OSError: If a file can't be read or written.
     """
     files = {c: [_checkpoint_file(model, c, fold) for fold in folds] for c in configurations}
-    temporary = output.with_name(f"{output.name}.tmp")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for configuration in configurations:
-                _add_configuration(archive, model, configuration, files[configuration], half)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for configuration in configurations:
+            _add_configuration(archive, model, configuration, files[configuration], half)
     return output.stat().st_size / sum(file.stat().st_size for found in files.values() for file in found)
 
 
@@ -143,12 +137,10 @@ def _halved(weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 def _check_loads(checkpoint: Mapping[str, Any], plans: dict, dataset_json: dict, file: Path) -> None:
     """Check that the network which nnU-Net's inference builds takes the weights."""
-    manager = PlansManager(plans)
-    configuration = manager.get_configuration(checkpoint["init_args"]["configuration"])
-    num_input_channels = determine_num_input_channels(manager, configuration, dataset_json)
-    num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
     try:
-        build_network(configuration, num_input_channels, num_classes).load_state_dict(checkpoint["network_weights"])
+        network_of_plans(plans, dataset_json, checkpoint["init_args"]["configuration"]).load_state_dict(
+            checkpoint["network_weights"]
+        )
     except RuntimeError as error:
         raise ValueError(
             f"the weights of {file} do not fit the network of nnUNetTrainerAD by the plans.json and dataset.json "

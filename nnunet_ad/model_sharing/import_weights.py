@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_ad import __version__
 from nnunet_ad.network.checkpoint import is_for_inference_only, is_of_ad_network, load_checkpoint
-from nnunet_ad.network.from_plans import build_network
+from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.network.network import ADNetwork
+from nnunet_ad.whole_file import written_whole
 
 _DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
 
@@ -62,11 +61,7 @@ class Target:
 
     def network(self) -> ADNetwork:
         """Build the network, with weights as they are drawn; the three decoders have the same ones."""
-        manager = PlansManager(self.plans)
-        configuration = manager.get_configuration(self.configuration)
-        num_input_channels = determine_num_input_channels(manager, configuration, self.dataset_json)
-        num_classes = manager.get_label_manager(self.dataset_json).num_segmentation_heads
-        return build_network(configuration, num_input_channels, num_classes)
+        return network_of_plans(self.plans, self.dataset_json, self.configuration)
 
 
 @dataclass
@@ -110,12 +105,8 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
             f"{source} has nothing that fits the encoder of these plans; expected a checkpoint of a training with the "
             "same plans. If the plans came from another dataset, name this one with -d, -p and -c"
         )
-    temporary = output.with_name(f"{output.name}.tmp")
-    try:
+    with written_whole(output) as temporary:
         torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, temporary)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return found
 
 

@@ -1,7 +1,8 @@
 """The network of any nnU-Net configuration."""
 
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_ad.network.channels_last import fast_norm
 from nnunet_ad.network.network import ADNetwork
@@ -33,3 +34,15 @@ def build_network(configuration: ConfigurationManager, num_input_channels: int, 
     if isinstance(num_convs, int):
         num_convs = [num_convs] * (arch_kwargs["n_stages"] - 1)
     return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs)
+
+
+def network_of_plans(plans: dict, dataset_json: dict, configuration: str) -> ADNetwork:
+    """Build the network of a configuration from the contents of a plans file and of dataset.json.
+
+    Raises:
+        ValueError: As for :func:`build_network`.
+    """
+    manager = PlansManager(plans)
+    chosen = manager.get_configuration(configuration)
+    num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
+    return build_network(chosen, determine_num_input_channels(manager, chosen, dataset_json), num_classes)

@@ -39,6 +39,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_ad.data.images import num_channels, unlabeled_images
 from nnunet_ad.data.unlabeled import DatasetFolders
+from nnunet_ad.whole_file import written_whole
 
 _LABEL_MAPS = 5  # the 5 of 5 K V
 _MIN_EDGE = 4  # voxels along each axis on average, as nnU-Net's smallest feature map
@@ -234,9 +235,8 @@ def _plan_in_memory(planner: ExperimentPlanner) -> dict:
 
 def _write(path: Path, plans: dict) -> None:
     """Write a file that appears as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
 
 
 def _choices(planner: ADPlanner, plans: dict) -> dict[str, Choice]:

@@ -2,12 +2,12 @@
 
 import csv
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_ad.ranking.branches import DECODERS
 from nnunet_ad.ranking.contact_sheet import draw_contact_sheet
 from nnunet_ad.ranking.rank import CaseDisagreement, Ranking
+from nnunet_ad.whole_file import written_whole
 
 RANKING_FILE, CONTACT_SHEET_FILE = "ranking.csv", "contact_sheet.png"
 
@@ -24,10 +24,12 @@ def write(ranking: Ranking, caption: str, folder: Path) -> list[Path]:
         OSError: If a file can't be written.
     """
     written = [folder / RANKING_FILE]
-    _write_whole(written[0], lambda path: _write_csv(ranking, path))
+    with written_whole(written[0]) as path:
+        _write_csv(ranking, path)
     if ranking.tiles:
         written.append(folder / CONTACT_SHEET_FILE)
-        _write_whole(written[1], lambda path: draw_contact_sheet(ranking.tiles, caption, path))
+        with written_whole(written[1]) as path:
+            draw_contact_sheet(ranking.tiles, caption, path)
     return written
 
 
@@ -61,12 +63,3 @@ def _write_csv(ranking: Ranking, path: Path) -> None:
 def _line(rank: int, case: CaseDisagreement) -> list[str | int]:
     disagreements = ["nan" if math.isnan(value) else f"{value:.6f}" for value in (case.disagreement, *case.per_class)]
     return [case.case, rank, *disagreements, *(f"{volume:.4f}" for volume in case.volumes_ml.T.flat)]
-
-
-def _write_whole(path: Path, write_to: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_to(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

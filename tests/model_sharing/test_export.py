@@ -61,7 +61,7 @@ def test_the_export_predicts_the_same_and_is_less_than_40_percent(save_training,
     assert export(dataset / "model.zip") == 0
     assert "nnUNetv2_predict -d Dataset500_Made" in capsys.readouterr().out
     assert (dataset / "model.zip").stat().st_size < 0.4 * full.stat().st_size
-    assert not list(dataset.glob("*.tmp"))
+    assert not list(dataset.glob(".*"))
     assert np.array_equal(predicted(install(dataset / "model.zip"), image), expected)
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_without_running_it(
         (["-f", "0", "3"], "fold_3/checkpoint_final.pth; train this fold first"),
         (["-chk", "checkpoint_best.pth"], "there is no"),
         (["-d", "777"], "777"),
-        (["-o", "nowhere/model.zip"], "nowhere/model.zip.tmp"),
+        (["-o", "nowhere/model.zip"], "nowhere/.model.zip"),
     ],
 )
 def test_what_is_missing_is_said(save_training, dataset, capsys, monkeypatch, more, message):
