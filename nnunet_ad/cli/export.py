@@ -48,9 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from nnunet_ad.model_sharing.export import ModelName, export_model
 
-    dataset = maybe_convert_to_dataset_name(
-        int(arguments.dataset) if arguments.dataset.isdecimal() else arguments.dataset
-    )
+    dataset = maybe_convert_to_dataset_name(arguments.dataset)
     model = ModelName(dataset, arguments.trainer, arguments.plans, arguments.checkpoint)
     share = export_model(model, arguments.configurations, arguments.folds, arguments.output, arguments.half)
     size = arguments.output.stat().st_size / 1e6

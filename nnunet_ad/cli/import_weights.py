@@ -57,8 +57,7 @@ def _target(arguments: argparse.Namespace) -> "Target | None":
 
     if arguments.dataset is None:
         return None
-    dataset = int(arguments.dataset) if arguments.dataset.isdecimal() else arguments.dataset
-    return Target.of_dataset(maybe_convert_to_dataset_name(dataset), arguments.plans, arguments.configuration)
+    return Target.of_dataset(maybe_convert_to_dataset_name(arguments.dataset), arguments.plans, arguments.configuration)
 
 
 def _print(found: "Import") -> None:

@@ -48,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from nnunet_ad.planning.memory_planner import write_memory_plans
 
-    dataset = int(arguments.dataset) if arguments.dataset.isdecimal() else arguments.dataset
-    plans = write_memory_plans(dataset, arguments.gpu_memory_target, arguments.planner, arguments.name)
+    plans = write_memory_plans(arguments.dataset, arguments.gpu_memory_target, arguments.planner, arguments.name)
     _print_choices(plans, arguments.gpu_memory_target)
     _print_next_steps(plans, arguments.dataset)
     return 0

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_ad.data.unlabeled import DatasetFolders, preprocessing_of
 
     for dataset in arguments.datasets:
-        folders = DatasetFolders.of(maybe_convert_to_dataset_name(int(dataset) if dataset.isdecimal() else dataset))
+        folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
         if folders.raw is None:
             raise ValueError(f"{folders.name} is not in nnUNet_raw, from where unlabelled images are read")
         plans_file = folders.preprocessed / f"{arguments.plans}.json"

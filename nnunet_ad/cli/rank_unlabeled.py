@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check_numbers(arguments)
     model = TrainedModel(
-        maybe_convert_to_dataset_name(int(arguments.dataset) if arguments.dataset.isdecimal() else arguments.dataset),
+        maybe_convert_to_dataset_name(arguments.dataset),
         arguments.configuration,
         arguments.fold,
         arguments.trainer,
