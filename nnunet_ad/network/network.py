@@ -59,9 +59,7 @@ class ADNetwork(nn.Module):
         """As torch's, for all weights or those for inference only, which leave of the network what inference needs."""
         if is_for_inference_only(state_dict):
             self._keep_inference_parts()
-        elif not hasattr(
-            self, "denoising_decoder"
-        ):  # one fold of an ensemble came for inference only, this one did not
+        elif not hasattr(self, "denoising_decoder"):  # an earlier fold of an ensemble came for inference only
             state_dict = inference_weights(state_dict)
         return super().load_state_dict(state_dict, strict, assign)
 

@@ -248,7 +248,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
                 self.output_folder_base = scratch
             super().on_train_start()
         self.output_folder_base = folder
-        shortened = f" ({ITERATIONS_VARIABLE} is set)" if ITERATIONS_VARIABLE in os.environ else ""
+        changed = [name for name in (EPOCHS_VARIABLE, ITERATIONS_VARIABLE) if name in os.environ]
+        shortened = f" (by {' and '.join(changed)})" if changed else ""
         plans = self.plans_manager.plans
         self.print_to_log_file(f"{provenance.versions()}; device: {provenance.device_name(self.device)}")
         self.print_to_log_file(f"Plans {self.plans_manager.plans_name}, hash {provenance.plan_hash(plans)}")
@@ -284,7 +285,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         """As the base; now and then see whether too many steps in a row had a numerical fault."""
         if cases and not self.val_outputs:
             self.faults.cases.append(set(cases))
-        if len(self.train_outputs) % self.faults.most_in_a_row == 0:
+        if not self.val_outputs and len(self.train_outputs) % self.faults.most_in_a_row == 0:
             self.faults.check(f"epoch {self.current_epoch}, training iteration {len(self.train_outputs)}")
         super().between_iterations(cases)
 
