@@ -40,8 +40,9 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
     def _refuse_regions_and_cascades(self) -> None:
         if self.label_manager.has_regions:
             raise ValueError(
-                f"{self.family} does not train on region labels: its noisy labels and pseudo-labels need classes "
-                "that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
+                f"{self.family} does not train on region labels: what it learns from unlabelled patches needs "
+                "classes that exclude each other. Turn the regions of dataset.json into plain classes, or use "
+                "nnUNetTrainer."
             )
         if self.is_cascaded:
             raise ValueError(

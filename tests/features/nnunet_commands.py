@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from planned_dataset import PATHS, PLANS
+
 from nnunet_ad.planning.small_plans import shrink_plans
 from nnunet_ad.testing.made_dataset import write_made_dataset
 
-PLANS = "nnUNetPlansTiny"
 TRAINER = "nnUNetTrainerAD_1epoch"
-PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SETTINGS = {
     "nnUNet_n_proc_DA": "1",
     "nnUNet_def_n_proc": "1",

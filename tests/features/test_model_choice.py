@@ -96,8 +96,8 @@ def test_regions_are_planned_and_refused(tmp_path):
     place = Workplace(tmp_path)
     place.prepare(503, region_labels=True)
     assert place.training_refusal(503, "3d_fullres", 0) == (
-        "ValueError: nnUNetTrainerAD does not train on region labels: its noisy labels and pseudo-labels need classes "
-        "that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
+        "ValueError: nnUNetTrainerAD does not train on region labels: what it learns from unlabelled patches needs "
+        "classes that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
     )
     assert not place.results(503).exists()
 
