@@ -249,7 +249,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             super().on_train_start()
         self.output_folder_base = folder
         changed = [name for name in (EPOCHS_VARIABLE, ITERATIONS_VARIABLE) if name in os.environ]
-        shortened = f" (by {' and '.join(changed)})" if changed else ""
+        shortened = "".join(f" ({name} is set)" for name in changed)
         plans = self.plans_manager.plans
         self.print_to_log_file(f"{provenance.versions()}; device: {provenance.device_name(self.device)}")
         self.print_to_log_file(f"Plans {self.plans_manager.plans_name}, hash {provenance.plan_hash(plans)}")
