@@ -106,7 +106,11 @@ def take_steps(trainer) -> dict:
 
 
 class Recording(nnUNetTrainerAD_1epoch):
-    """Writes down which patches it is given and which noise it draws."""
+    """Writes down which weights it starts from, which patches it is given and which noise it draws."""
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.start = {name: weight.clone() for name, weight in self.bare_network.state_dict().items()}
 
     def train_step(self, batch: dict) -> dict:
         self.patches = [*getattr(self, "patches", []), batch["unlabeled_data"].sum().item()]
@@ -119,9 +123,22 @@ class Recording(nnUNetTrainerAD_1epoch):
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        record = {"patches": self.patches, "noise": self.noise, "curves": self.curves}
+        record = {"patches": self.patches, "noise": self.noise, "curves": self.curves, "start": self.start}
         record["weights"] = self.bare_network.state_dict()
-        torch.save(record, Path(os.environ["RECORDS"]) / f"training_{self.local_rank}.pt")
+        torch.save(record, Path(os.environ["RECORDS"]) / f"{type(self).__name__}_{self.local_rank}.pt")
+
+
+class Pretrained(Recording):
+    """Has a folder and records of its own."""
+
+
+class Interrupted(Recording):
+    """The second process is asked to stop in the first step of the training."""
+
+    def train_step(self, batch: dict) -> dict:
+        if self.local_rank == 1 and not self.train_outputs:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().train_step(batch)
 
 
 class Dying(nnUNetTrainerAD_1epoch):
@@ -133,15 +150,22 @@ class Dying(nnUNetTrainerAD_1epoch):
         return super().train_step(batch)
 
 
-def run_hosts_processes(rank: int, folder: Path, trainer_class) -> None:
+def run_hosts_processes(
+    rank: int, folder: Path, trainer_class, go_on: bool = False, pretrained_weights: str | None = None
+) -> None:
     """Run what ``nnUNetv2_train -num_gpus 2`` runs in each process, with gloo and the CPU in the place of GPUs."""
     from nnunetv2.run import run_training as host
 
-    host.setup_ddp = lambda rank, world_size: start_gloo(folder, trainer_class.__name__, rank, world_size)
+    load = torch.load
+    torch.load = lambda file, map_location=None, **options: load(file, map_location=CPU, **options)
+    host.setup_ddp = lambda rank, world_size: start_gloo(folder, f"{trainer_class.__name__} {go_on}", rank, world_size)
     host.get_trainer_from_args = partial(host.get_trainer_from_args, device=CPU)
     host.recursive_find_trainer_class_by_name = lambda name: trainer_class
     torch.cuda.set_device = lambda device: None
-    host.run_ddp(rank, "500", "3d_fullres", 0, "", PLANS, False, False, False, None, False, False, 2)
+    host.run_ddp(
+        rank, "500", "3d_fullres", 0, "", PLANS, disable_checkpointing=False, c=go_on, val=False,
+        pretrained_weights=pretrained_weights, npz=False, val_with_best=False, world_size=2,
+    )  # fmt: skip
 
 
 def write_down_written_files(file: Path, *folders: str) -> None:
@@ -193,6 +217,8 @@ def root(planned, tmp_path_factory):
         patch.setenv("nnUNet_n_proc_DA", "0")
         patch.setenv("nnUNet_def_n_proc", "1")  # unlabelled cases are preprocessed in the process itself
         patch.setenv("NNUNET_AD_ITERATIONS", "3")
+        patch.setenv("NNUNET_AD_SEED", "1")
+        patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("NNUNET_AD_CPU_BF16", "0")
         patch.setenv("RECORDS", str(root))
         yield root
@@ -205,10 +231,14 @@ def ranks(root) -> list[dict]:
     return [torch.load(root / f"results_{rank}.pt") for rank in range(2)]
 
 
+def records(root: Path, trainer_class) -> list[dict]:
+    """What the two processes wrote down in a whole training."""
+    return [torch.load(root / f"{trainer_class.__name__}_{rank}.pt", weights_only=False) for rank in range(2)]
+
+
 @pytest.fixture
 def trainings(root, ranks) -> list[dict]:
-    """What the two processes wrote down in a whole training."""
-    return [torch.load(root / f"training_{rank}.pt", weights_only=False) for rank in range(2)]
+    return records(root, Recording)
 
 
 def test_sums_are_over_the_processes_and_gradients_of_the_own_part(ranks):
@@ -289,3 +319,33 @@ def test_a_killed_process_ends_the_training_with_a_message(root, ranks):
     with pytest.raises(ProcessExitedException, match="process 1 terminated with signal SIGKILL"):
         multiprocessing.spawn(run_hosts_processes, (root, Dying), nprocs=2)
     assert time.monotonic() - start < 300
+
+
+@pytest.mark.slow
+def test_both_processes_start_from_pretrained_weights(root, trainings):
+    file = root / "pretrained.pth"
+    expected = trainings[0]["weights"]
+    torch.save({"network_weights": expected}, file)
+    multiprocessing.spawn(run_hosts_processes, (root, Pretrained, False, str(file)), nprocs=2)
+    first, second = records(root, Pretrained)
+    for name, weight in expected.items():
+        assert torch.equal(first["start"][name], weight), name
+        assert torch.equal(second["start"][name], weight), name
+        assert torch.equal(first["weights"][name], second["weights"][name]), name
+    assert any(not torch.equal(first["weights"][name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.slow
+def test_both_processes_stop_when_one_is_asked_to_and_go_on_as_if_nothing_had_been(root, trainings):
+    with pytest.raises(ProcessExitedException, match="terminated with exit code 75"):
+        multiprocessing.spawn(run_hosts_processes, (root, Interrupted), nprocs=2)
+    fold = root / "nnUNet_results" / DATASET / f"Interrupted__{PLANS}__3d_fullres" / "fold_0"
+    running_epoch = torch.load(fold / "checkpoint_latest.pth", weights_only=False)["nnunet_ad"]["running_epoch"]
+    assert [len(outputs["train"]) for outputs in running_epoch] == [1, 1]
+
+    multiprocessing.spawn(run_hosts_processes, (root, Interrupted, True), nprocs=2)
+    for ours, uninterrupted in zip(records(root, Interrupted), trainings, strict=True):
+        assert ours["patches"] == uninterrupted["patches"][1:]
+        assert json.dumps(ours["curves"]) == json.dumps(uninterrupted["curves"])
+        for name, weight in uninterrupted["weights"].items():
+            assert torch.equal(ours["weights"][name], weight), name
