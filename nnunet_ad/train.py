@@ -16,6 +16,7 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from nnunet_ad.network.checkpoint import check_complete, load_checkpoint
+from nnunet_ad.trainer.interruption import TIME_LIMIT_VARIABLE
 from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
 
 _BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
@@ -80,8 +81,25 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--c continues a training; it goes neither with --val nor with -pretrained_weights")
     if arguments.val_best and arguments.disable_checkpointing:
         raise ValueError("--val_best needs the checkpoints that --disable_checkpointing leaves out")
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        _check_restarts(arguments)
     if arguments.device == "cuda":
         _take_gpu(int(os.environ["LOCAL_RANK"]))
+
+
+def _check_restarts(arguments: argparse.Namespace) -> None:
+    # The store keeps the addresses of the processes that have died, and new ones may wait for these.
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            "--max_restarts: a restarted job could wait for processes that are gone; start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and with --standalone or --rdzv_backend c10d"
+        )
+    if not arguments.c and not arguments.val:
+        raise ValueError("--max_restarts needs --c among the arguments, or a restarted job would begin anew")
+    if TIME_LIMIT_VARIABLE in os.environ:
+        raise ValueError(
+            f"--max_restarts: torchrun would restart what {TIME_LIMIT_VARIABLE} has stopped; leave one of them out"
+        )
 
 
 def _take_gpu(local_rank: int) -> None:

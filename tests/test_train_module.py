@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -56,6 +57,23 @@ def of_torchrun(monkeypatch):
     ],
 )
 def test_what_does_not_go_together_is_refused(of_torchrun, more, message):
+    with pytest.raises(ValueError, match=message):
+        main([*ARGUMENTS, *more])
+
+
+@pytest.mark.parametrize(
+    ("variables", "more", "message"),
+    [
+        ({"TORCHELASTIC_USE_AGENT_STORE": "True"}, ["--c"], "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+        ({}, [], "--max_restarts needs --c"),
+        ({"NNUNET_AD_TIME_LIMIT": "60"}, ["--c"], "restart what NNUNET_AD_TIME_LIMIT has stopped"),
+    ],
+)
+def test_restarts_that_would_hang_begin_anew_or_outlast_the_limit_are_refused(
+    of_torchrun, monkeypatch, variables, more, message
+):
+    for name, value in {"TORCHELASTIC_MAX_RESTARTS": "1", "TORCHELASTIC_USE_AGENT_STORE": "False", **variables}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         main([*ARGUMENTS, *more])
 
@@ -119,7 +137,7 @@ def test_two_machines_train_continue_and_validate(dataset, make_trainer):
     assert (folder / "fold_0" / "validation" / "summary.json").is_file()
 
 
-DIES = """
+TRAINERS = """
 import os, signal
 from nnunet_ad.trainer import nnUNetTrainerAD_1epoch
 
@@ -128,15 +146,29 @@ class nnUNetTrainerAD_Dies(nnUNetTrainerAD_1epoch):
         if self.local_rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().train_step(batch)
+
+class nnUNetTrainerAD_DiesOnce(nnUNetTrainerAD_1epoch):
+    def train_step(self, batch):
+        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        if self.local_rank == 0:
+            print(f"attempt {attempt}, step {len(self.train_outputs)}", flush=True)
+        elif attempt == "0" and len(self.train_outputs) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step(batch)
 """
 
 
-@pytest.mark.slow
-def test_a_killed_process_takes_the_job_down_with_a_message(dataset, monkeypatch):
+@pytest.fixture
+def mortal_trainers(dataset, monkeypatch):
+    """Trainers of which processes are killed, where nnU-Net finds them."""
     (dataset / "trainers").mkdir()
-    (dataset / "trainers" / "trainer_that_dies.py").write_text(DIES)
+    (dataset / "trainers" / "trainers_that_die.py").write_text(TRAINERS)
     folders = [os.environ.get("nnUNet_extTrainer"), str(dataset / "trainers")]  # noqa: SIM112 (the host's variable)
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(folder for folder in folders if folder))
+
+
+@pytest.mark.slow
+def test_a_killed_process_takes_the_job_down_with_a_message(dataset, mortal_trainers):
     start = time.monotonic()
     process = launch("--standalone", "--nproc_per_node", "2", trainer="nnUNetTrainerAD_Dies")
     output, _ = process.communicate(timeout=600)
@@ -145,3 +177,45 @@ def test_a_killed_process_takes_the_job_down_with_a_message(dataset, monkeypatch
     assert "Signal 9 (SIGKILL) received" in output
     assert time.monotonic() - start < 300
     assert not list((dataset / "nnUNet_results").rglob("*.pth*"))
+
+
+@pytest.mark.slow
+def test_a_restarted_job_goes_on_from_its_last_checkpoint(dataset, mortal_trainers, monkeypatch):
+    """It trains no step twice but the one in which the process died, and ends as a job that ran through."""
+    monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "3")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    weights = []
+    for trainer in ("nnUNetTrainerAD_DiesOnce", "nnUNetTrainerAD_1epoch"):
+        process = launch("--standalone", "--nproc_per_node", "2", "--max_restarts", "1", trainer=trainer, more=("--c",))
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+        if trainer == "nnUNetTrainerAD_DiesOnce":
+            assert re.findall(r"attempt (\d), step (\d)", output) == [("0", "0"), ("0", "1"), ("1", "1"), ("1", "2")]
+        fold = dataset / "nnUNet_results" / DATASET / f"{trainer}__{PLANS}__3d_fullres" / "fold_0"
+        weights.append(torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"])
+        assert (fold / "validation" / "summary.json").is_file()
+    for name, weight in weights[1].items():
+        assert torch.equal(weights[0][name], weight), name
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_stops_all_processes_with_a_checkpoint_and_no_restart(dataset, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "100000")
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    two = ("--standalone", "--nproc_per_node", "2", "--max_restarts", "1")
+    process = launch(*two, trainer="nnUNetTrainerAD_1epoch", more=("--c",))
+    deadline = time.monotonic() + 300
+    while not list((dataset / "nnUNet_results").rglob("checkpoint_latest.pth")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (log,) = (dataset / "nnUNet_results").rglob("training_log*.txt")
+    assert re.search(r"Stopped by .* in epoch 0, after .*; checkpoint_latest.pth is written", log.read_text())
+    (latest,) = (dataset / "nnUNet_results").rglob("checkpoint_latest.pth")
+    running_epoch = torch.load(latest, weights_only=False)["nnunet_ad"]["running_epoch"]
+    assert len(running_epoch[0]["train"]) == len(running_epoch[1]["train"]) > 0
+    assert output.count("Starting a new training") == 2  # one a process
