@@ -16,8 +16,10 @@ from nnunet_ad.testing.overlay import OverlayCase, draw_overlay
 TRAINER = "nnUNetTrainerAD_demo"
 ITERATIONS_PER_EPOCH = 44
 
-# Plans small enough for a CPU.
+# Plans small enough for a CPU. A window sees two thirds of a volume along each axis: one that showed background only
+# would be normalised by itself, and its noise would look like structures.
 PLANS = "nnUNetPlansDemo"
+SHAPE = (32, 48, 48)
 FEATURES, PATCH_SIZE, BATCH_SIZE = 16, (24, 32, 32), 2
 
 DATASET_ID, DATASET_NAME = 500, "Made"
@@ -52,6 +54,7 @@ def run_demo(folder: Path, converter: Path) -> float:
         num_labeled=NUM_LABELED,
         num_unlabeled=NUM_UNLABELED,
         num_test=NUM_TEST,
+        shape=SHAPE,
     )
     for name in demo_variables(folder):
         print(f"$ export {name}={shlex.quote(environment[name])}")
