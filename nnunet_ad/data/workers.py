@@ -115,6 +115,7 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
     def _finish(self, timeout: float = 10, force: bool = False) -> None:
         """As the host, which also calls it when a worker is gone; those too busy to notice are killed."""
         atexit.unregister(self._finish)
+        self._processes = [worker for worker in self._processes if worker.pid is not None]  # the others never started
         workers = list(self._processes)
         before = [worker.exitcode for worker in workers]
         super()._finish(timeout, force)

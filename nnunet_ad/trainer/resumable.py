@@ -71,6 +71,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         seed_everything(self.seed, 0, Stream.WEIGHTS, 0)
         self.train_outputs: list[dict] = []
         self.val_outputs: list[dict] = []
+        self._workers: list[OrderedWorkers] = []
         self._last_checkpoint = time.monotonic()
         self._latest_is_of_this_run = False
         self._ranks: distributed.ProcessGroup | None = None
@@ -103,9 +104,8 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                 if self._is_asked_to_stop():
                     self._stop("before the validation; checkpoint_final.pth is written")
         finally:
-            for loader in (self.dataloader_train, self.dataloader_val):
-                if isinstance(loader, OrderedWorkers):
-                    loader._finish()
+            for workers in self._workers:
+                workers._finish()
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -172,6 +172,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if get_allowed_n_proc_DA() == 0:
             return batches
         workers = OrderedWorkers(batches, first, max(1, num_workers), pin_memory=self.device.type == "cuda")
+        self._workers.append(workers)
         workers.start()
         return workers
 

@@ -104,6 +104,25 @@ def test_out_of_memory_in_the_step_says_what_to_plan_and_ends_the_workers(make_t
     assert not list(Path(trainer.output_folder).glob("*.pth*"))
 
 
+@pytest.mark.parametrize("num_workers", [1, 2], ids=["another loader's", "the same loader's"])
+def test_a_worker_that_has_started_ends_where_the_next_can_not_start(make_trainer, monkeypatch, num_workers):
+    monkeypatch.setenv("nnUNet_n_proc_DA", str(num_workers))
+    trainer, before = make_trainer(nnUNetTrainerAD_1epoch), set(multiprocessing.active_children())
+    real, started = multiprocessing.Process.start, []
+
+    def start(process):
+        if started:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        started.append(process)
+        real(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", start)
+    with pytest.raises(TrainingError, match="^Out of main memory"):
+        trainer.run_training()
+    assert started
+    assert set(multiprocessing.active_children()) <= before
+
+
 def test_any_other_error_ends_the_log_too(make_trainer, monkeypatch):
     trainer = make_trainer(nnUNetTrainerAD_1epoch)
     monkeypatch.setattr(trainer, "train_step", lambda batch: 1 / 0)
