@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+)
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ad.cli.main import main
-from nnunet_ad.network.checkpoint import load_checkpoint
+from nnunet_ad.network.checkpoint import inference_weights, load_checkpoint
+from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch
 
 DATASET = "Dataset500_Made"
@@ -76,6 +82,26 @@ def test_half_precision_is_half_the_size_and_predicts_nearly_the_same(save_train
     assert {w.dtype for w in weights.values() if w.ndim > 1} == {torch.float16}
     assert {w.dtype for w in weights.values() if w.ndim == 1} == {torch.float32}
     assert (predicted(folder, image).argmax(0) == expected.argmax(0)).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("planner", "share"),
+    [(ExperimentPlanner, 0.26), (nnUNetPlannerResEncM, 0.44), (nnUNetPlannerResEncL, 0.44)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_share_of_the_checkpoint_with_nnunets_own_plans(dataset, planner, share):
+    """What docs/sharing-models.md says, by numbers of parameters; compression then takes 7 %."""
+    file = dataset / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json"
+    content = json.loads(file.read_text())
+    content["spacings"], content["shapes_after_crop"] = ([[size] * 3] * 3 for size in (1.0, 160))
+    file.write_text(json.dumps(content))
+    plans = planner(500).plan_experiment()
+    assert plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["n_stages"] == 6
+    with torch.device("meta"):
+        network = network_of_plans(plans, json.loads((file.parent / "dataset.json").read_text()), "3d_fullres")
+    weights = dict(network.named_parameters())
+    sizes = [sum(weight.numel() for weight in found.values()) for found in (inference_weights(weights), weights)]
+    assert sizes[0] / (2 * sizes[1]) == pytest.approx(share, abs=0.005)  # a checkpoint has a momentum for each weight
 
 
 def test_the_file_names_no_case_no_path_and_no_person(save_training, dataset):
