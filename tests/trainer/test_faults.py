@@ -117,7 +117,7 @@ def test_a_worker_that_has_started_ends_where_the_next_can_not_start(make_traine
         real(process)
 
     monkeypatch.setattr(multiprocessing.Process, "start", start)
-    with pytest.raises(TrainingError, match="^Out of main memory"):
+    with pytest.raises(TrainingError, match=r"^Out of main memory"):
         trainer.run_training()
     assert started
     assert set(multiprocessing.active_children()) <= before
