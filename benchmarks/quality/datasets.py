@@ -1,0 +1,108 @@
+"""Makes the datasets of the experiments on CardiacMR and HeadNeckCT, of which there are folders images/ and masks/.
+
+    python benchmarks/quality/datasets.py cardiac -i CardiacMR -d 601 --source bSSFP --target LGE
+    python benchmarks/quality/datasets.py head-neck -i HeadNeckCT -d 701
+
+``cardiac`` is domain adaptation (MS-CMR 2019, SLAug-style preprocessing): labelled are cases 1 to 10 of the source,
+unlabelled 11 to 20 of the target, kept aside with labels 21 to 30 of the target. Equal numbers are probably the same
+patient. ``head-neck`` is class-imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first
+seven cases in which all five were are labelled, the others of that kind kept aside, and the rest is unlabelled.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_ad.conversion.case_files import CaseFiles, describe_case
+from nnunet_ad.conversion.cases import Case, Role
+from nnunet_ad.conversion.dataset import Dataset, Provenance
+from nnunet_ad.conversion.folds import Fold
+from nnunet_ad.conversion.volumes import map_label_values, read_volume
+from nnunet_ad.conversion.writer import write_dataset
+
+ORGANS = {"brainstem": 1, "spinal cord": 2, "right parotid": 3, "left parotid": 4, "mandible": 7}
+
+
+def main() -> None:
+    """Write one dataset to ``nnUNet_raw``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=("cardiac", "head-neck"))
+    parser.add_argument("-i", dest="input", type=Path, required=True)
+    parser.add_argument("-d", dest="dataset_id", type=int, required=True)
+    parser.add_argument("--source", choices=("bSSFP", "LGE"), default="bSSFP")
+    parser.add_argument("--target", choices=("bSSFP", "LGE"), default="LGE")
+    parser.add_argument("--overwrite", action="store_true")
+    arguments = parser.parse_args()
+    print(write_dataset((cardiac if arguments.dataset == "cardiac" else head_neck)(arguments), arguments.overwrite))
+
+
+def cardiac(arguments: argparse.Namespace) -> Dataset:
+    """Describe domain adaptation between the two sequences."""
+    source, target = arguments.source, arguments.target
+    train = [f"{source}_{number:02d}" for number in range(1, 11)]
+    unlabeled = [f"{target}_{number:02d}" for number in range(11, 21)]
+    val = [f"{target}_{number:02d}" for number in range(21, 31)]
+    files = {name: case_files(arguments.input / name.partition("_")[0], name) for name in (*train, *unlabeled, *val)}
+    return describe(
+        arguments,
+        name=f"Cardiac_{source}_to_{target}",
+        labels={"background": 0, "myocardium": 1, "left ventricle": 2, "right ventricle": 3},
+        cases=[case(name, name.partition("_")[0], files, unlabeled, arguments.input) for name in files],
+        fold=Fold(tuple(train), tuple(val), tuple(unlabeled)),
+        provenance=Provenance("MS-CMR 2019", "Cardiac MR in two sequences", "", ""),
+        setting="unsupervised domain adaptation",
+    )
+
+
+def head_neck(arguments: argparse.Namespace) -> Dataset:
+    """Describe the class-imbalanced dataset."""
+    numbers = sorted(int(path.name.split(".")[0].removeprefix("pt_")) for path in arguments.input.glob("masks/pt_*"))
+    files = {f"pt_{number}": case_files(arguments.input, f"pt_{number}") for number in numbers}
+    complete = [name for name in files if set(ORGANS.values()) <= values_in(files[name].label)]
+    unlabeled = [name for name in files if name not in complete]
+    return describe(
+        arguments,
+        name="HeadNeckCT",
+        labels={"background": 0} | {name: value for value, name in enumerate(ORGANS, start=1)},
+        cases=[case(name, "CT", files, unlabeled, arguments.input) for name in files],
+        fold=Fold(tuple(complete[:7]), tuple(complete[7:]), tuple(unlabeled)),
+        provenance=Provenance("OpenKBP", "Organs at risk in CT of head and neck", "", ""),
+        setting="class-imbalanced semi-supervised",
+    )
+
+
+def describe(arguments: argparse.Namespace, *, cases: Sequence[Case], fold: Fold, **what) -> Dataset:
+    """Return the dataset; each image is normalised by itself, whatever its modality."""
+    return Dataset(arguments.dataset_id, channel_names=("zscore",), cases=tuple(cases), folds=(fold,), **what)
+
+
+def case_files(folder: Path, name: str) -> CaseFiles:
+    """Return where a case is."""
+    return CaseFiles(folder / "images" / f"{name}.nii.gz", folder / "masks" / f"{name}.nii.gz")
+
+
+def case(name: str, domain: str, files: dict[str, CaseFiles], unlabeled: Sequence[str], root: Path) -> Case:
+    """Describe one case; what is not labelled has no label to be read."""
+    role = Role.UNLABELED if name in unlabeled else Role.LABELED
+    read = read_organs if domain == "CT" else read_volume
+    return describe_case(name, role, domain, files[name], root, read)
+
+
+def values_in(file: Path) -> set[int]:
+    """Return the values of a label map."""
+    return set(np.unique(sitk.GetArrayViewFromImage(read_volume(file))).tolist())
+
+
+def read_organs(file: Path) -> sitk.Image:
+    """Read a label map with the five organs numbered from 1."""
+    new = {value: number for number, value in enumerate(ORGANS.values(), start=1)}
+    label = read_volume(file)
+    return map_label_values(label, {value: new.get(int(value), 0) for value in values_in(file)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
