@@ -13,6 +13,10 @@ An experiment is a TOML file (``benchmarks/quality/*.toml``)::
     iterations = 24                             # an epoch
     prepare = ["..."]                           # how dataset and plans were made; printed, not run
 
+    [variants.nnUNetTrainerAD_fewer_steps]      # optional: a trainer with other hyper-parameters of ADConfig
+    base = "nnUNetTrainerAD"
+    num_sampling_steps = 3
+
 Each run has results of its own, ``OUT/<experiment>/<trainer>/seed_<s>``. A finished run is not repeated, one that was
 cut off continues, so the same command goes on until all is done, and then prints the table; with ``--table`` it prints
 the table of what there is. Labels of validation cases score; nothing is chosen by them.
@@ -26,10 +30,11 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from nnunet_ad.config import ADConfig
 from nnunet_ad.evaluation.evaluate import evaluate
 from nnunet_ad.evaluation.result import Comparison, Evaluation, Row
 from nnunet_ad.evaluation.tables import Table, number
@@ -50,12 +55,29 @@ class Experiment:
     epochs: int
     iterations: int
     prepare: tuple[str, ...] = ()
+    variants: Mapping[str, Mapping] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path) -> "Experiment":
         """Read a TOML file."""
         content = tomllib.loads(file.read_text(encoding="utf-8"))
+        known = {"base", *(parameter.name for parameter in fields(ADConfig))}
+        for name, variant in content.get("variants", {}).items():
+            if "base" not in variant or not variant.keys() <= known:
+                sys.exit(f"{file}: {name} needs a base, and of ADConfig there is no {sorted(variant.keys() - known)}")
         return cls(name=file.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+    def write_variants(self, out: Path) -> Path:
+        """Write the variants as trainers into a folder for nnU-Net to search, and return it."""
+        folder = out / self.name / "trainers"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "from dataclasses import replace\n\nimport nnunet_ad.trainer as t\n"
+        for name, variant in self.variants.items():
+            values = ", ".join(f"{key}={value!r}" for key, value in variant.items() if key != "base")
+            base = f"t.{variant['base']}"
+            text += f"\n\nclass {name}({base}):\n    config = replace({base}.config, {values})\n"
+        (folder / f"variants_of_{self.name}.py").write_text(text, encoding="utf-8")
+        return folder
 
     @property
     def runs(self) -> list["Run"]:
@@ -106,6 +128,9 @@ class Run:
         started = any(self.fold(out).glob("checkpoint_*.pth"))
         line = self.command(device, continued=started)
         variables = self.variables | {"nnUNet_results": str(self.results(out))}
+        if self.trainer in self.experiment.variants:
+            found = [os.environ.get("nnUNet_extTrainer"), str(self.experiment.write_variants(out))]  # noqa: SIM112
+            variables["nnUNet_extTrainer"] = os.pathsep.join(filter(None, found))
         print(" ".join([f"{name}={value}" for name, value in variables.items()] + line), flush=True)
         self.results(out).mkdir(parents=True, exist_ok=True)
         with (self.results(out) / "output.txt").open("a") as log:

@@ -15,10 +15,14 @@ configuration = "3d_fullres"
 plans = "nnUNetPlansTiny"
 fold = 0
 baseline = "nnUNetTrainerSupervised"
-trainers = ["nnUNetTrainerAD", "nnUNetTrainerMeanTeacher"]
+trainers = ["nnUNetTrainerAD_FewerSteps", "nnUNetTrainerMeanTeacher"]
 seeds = [0]
 epochs = 2
 iterations = 1
+
+[variants.nnUNetTrainerAD_FewerSteps]
+base = "nnUNetTrainerAD"
+num_sampling_steps = 3
 """
 
 
@@ -40,6 +44,14 @@ def run(planned, out, *options):
     return done.stdout
 
 
+def test_an_unknown_hyper_parameter_of_a_variant_is_named(tmp_path):
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("num_sampling_steps", "num_steps"))
+    line = [sys.executable, ROOT / "benchmarks" / "quality.py", tmp_path / "tiny.toml", "-o", tmp_path]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nnUNetTrainerAD_FewerSteps needs a base, and of ADConfig there is no ['num_steps']" in done.stderr
+
+
 @pytest.mark.slow
 def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
@@ -47,10 +59,13 @@ def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
     rows = [line.split("|")[1:4] for line in first.splitlines() if line.startswith("| nnUNet")]
     assert [tuple(cell.strip() for cell in row) for row in rows] == [
         (trainer, "0", structure)
-        for trainer in ("nnUNetTrainerSupervised", "nnUNetTrainerAD", "nnUNetTrainerMeanTeacher")
+        for trainer in ("nnUNetTrainerSupervised", "nnUNetTrainerAD_FewerSteps", "nnUNetTrainerMeanTeacher")
         for structure in ("organ", "vessel", "mean")
     ]
     assert first.count("NNUNET_AD_SEED=0 NNUNET_AD_EPOCHS=2 NNUNET_AD_ITERATIONS=1 nnUNet_results=") == 3
+
+    (log,) = (tmp_path / "tiny" / "nnUNetTrainerAD_FewerSteps").rglob("training_log*.txt")
+    assert "num_sampling_steps=3" in log.read_text()
 
     shutil.rmtree(next((tmp_path / "tiny" / "nnUNetTrainerMeanTeacher").rglob("validation")))
     second = run(planned, tmp_path)
