@@ -28,7 +28,9 @@ class ReferenceStep:
         self.network: ADNetwork = trainer.bare_network
         self.optimizer, self.generator = trainer.optimizer, trainer.generator
         self.num_classes = trainer.num_classes
-        self.diffusion = GaussianDiffusion(config.num_diffusion_steps, config.beta_start, config.beta_end)
+        self.diffusion = GaussianDiffusion(
+            config.num_diffusion_steps, config.beta_start, config.beta_end, config.label_scale
+        )
         self.difficulty = DifficultyWeights(
             self.num_classes - 1, config.difficulty_window, config.difficulty_exponent
         ).to(self.device)
@@ -39,7 +41,7 @@ class ReferenceStep:
         x_l, y, x_u = (batch[name].to(self.device) for name in ("data", "target", "unlabeled_data"))
         y = y[:, 0].long()
 
-        y_0 = encode_labels(y, self.num_classes)
+        y_0 = diffusion.label_scale * encode_labels(y, self.num_classes)
         t = torch.randint(diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
         y_t = diffusion.noise_labels(y_0, t, self._normal(y_0.shape))
         logits_xi = network.denoising_decoder(self._encode_noisy(x_l, y_t, t))
@@ -82,7 +84,7 @@ class ReferenceStep:
             logits = self.network.denoising_decoder(self._encode_noisy(image, y_t, t))
             if i > 0:
                 now, before = (float(self.diffusion.alpha_bar[steps[j]]) for j in (i, i - 1))
-                clean = 2 * logits.softmax(dim=1) - 1
+                clean = self.diffusion.label_scale * (2 * logits.softmax(dim=1) - 1)
                 eps = (y_t - now**0.5 * clean) / (1 - now) ** 0.5
                 y_t = before**0.5 * clean + (1 - before) ** 0.5 * eps
         return logits

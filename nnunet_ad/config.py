@@ -22,12 +22,15 @@ class ADConfig:
         num_diffusion_steps: T, length of the diffusion (Eq. 1, Table 7).
         beta_start: First value of the linear noise schedule (Eq. 1).
         beta_end: Last value of the linear noise schedule (Eq. 1).
+        label_scale: b, labels are in {-b, b} before noise is added (Eq. 1); below 1 ξ must look at the image more.
         num_sampling_steps: S, DDIM steps for a pseudo-label.
         difficulty_window: τ, updates of a class that its difficulty looks back on (Eqs. 3-5).
         difficulty_exponent: α, exponent of the learning difficulty in the class weight (Eq. 5).
         unsupervised_weight: μ, weight of the unsupervised loss after the ramp-up (Eq. 9).
         rampup_epochs: R, length of the ramp-up of μ; ``None`` is a third of the epochs, 0 is no ramp-up (Eq. 9).
         distillation_momentum: w, share of θ that survives one distillation.
+        distillation_follows_learning_rate: Let 1 - w fall with the learning rate; at a fixed w and a learning rate of
+            nearly 0, θ ends as the mean of two decoders.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
@@ -48,12 +51,14 @@ class ADConfig:
     num_diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 2e-2
+    label_scale: float = 1.0
     num_sampling_steps: int = 10
     difficulty_window: int = 50
     difficulty_exponent: float = 0.2
     unsupervised_weight: float = 10.0
     rampup_epochs: float | None = None
     distillation_momentum: float = 0.99
+    distillation_follows_learning_rate: bool = False
     num_augmentations: int = 3
     svda: bool = True
     diffusion: bool = True

@@ -45,21 +45,28 @@ class GaussianDiffusion:
         num_steps: T.
         beta_start: β of the first step.
         beta_end: β of the last step.
+        label_scale: b, y_0 is in {-b, b}. Smooth labels stay readable in noise until late, so that a network hardly
+            needs the image to denoise them; below 1 it needs it more.
 
     Attributes:
         num_steps: T.
+        label_scale: b.
         alpha_bar: float64 tensor (T,), decreasing, on the CPU.
 
     Raises:
-        ValueError: If ``num_steps`` is below 1 or not 0 < beta_start <= beta_end < 1.
+        ValueError: If ``num_steps`` is below 1, not 0 < beta_start <= beta_end < 1, or ``label_scale`` is not positive.
     """
 
-    def __init__(self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2):
+    def __init__(
+        self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, label_scale: float = 1.0
+    ):
         if num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; a diffusion needs at least one step")
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"got beta_start={beta_start}, beta_end={beta_end}; 0 < beta_start <= beta_end < 1 needed")
-        self.num_steps = num_steps
+        if label_scale <= 0:
+            raise ValueError(f"got label_scale={label_scale}; it must be positive")
+        self.num_steps, self.label_scale = num_steps, label_scale
         beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)
         self._scales: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -68,7 +75,7 @@ class GaussianDiffusion:
         """Return y_t = √ᾱ_t·y_0 + √(1-ᾱ_t)·ε (Eq. 1).
 
         Args:
-            y_0: (B, K, *spatial), floating.
+            y_0: (B, K, *spatial), floating; b times what :func:`encode_labels` returns.
             t: (B,), integer, in [0, T).
             eps: Standard normal noise of the shape of ``y_0``.
 
@@ -122,8 +129,8 @@ class GaussianDiffusion:
             if i == 0:
                 break
             # Paper: x̂_0 is the network's prediction. Public code: logits clamped to [-1, 1], so that no class ever
-            # becomes confident (0.36 at most for K = 14). Here: 2·softmax - 1, the range in which y_0 was encoded.
-            x0_hat = 2 * logits.softmax(dim=1) - 1
+            # becomes confident (0.36 at most for K = 14). Here: 2·softmax - 1, times b as y_0 was.
+            x0_hat = self.label_scale * (2 * logits.softmax(dim=1) - 1)
             eps = (y_t - alpha_bar[i] ** 0.5 * x0_hat) / (1 - alpha_bar[i]) ** 0.5
             y_t = alpha_bar[i - 1] ** 0.5 * x0_hat + (1 - alpha_bar[i - 1]) ** 0.5 * eps
         return logits

@@ -71,7 +71,9 @@ def test_timesteps_outside_the_diffusion_are_refused(diffusion, num_steps):
         diffusion.ddim_timesteps(num_steps)
 
 
-@pytest.mark.parametrize("arguments", [{"num_steps": 0}, {"beta_start": 0.0}, {"beta_start": 0.1}, {"beta_end": 1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_steps": 0}, {"beta_start": 0.0}, {"beta_start": 0.1}, {"beta_end": 1.0}, {"label_scale": 0.0}]
+)
 def test_impossible_schedules_are_refused(arguments):
     with pytest.raises(ValueError, match=r"got|is 0"):
         GaussianDiffusion(**arguments)
@@ -93,15 +95,16 @@ def test_a_perfect_predictor_makes_ddim_return_its_answer(diffusion, num_steps, 
     assert calls == [[t, t] for t in reversed(diffusion.ddim_timesteps(num_steps))]
 
 
-def test_under_a_perfect_predictor_the_trajectory_follows_the_forward_process(diffusion):
+@pytest.mark.parametrize("label_scale", [1.0, 0.3])
+def test_under_a_perfect_predictor_the_trajectory_follows_the_forward_process(label_scale):
     """With the true x̂_0, DDIM at η = 0 keeps ε, so that each visited y_t is Eq. 1 for the same noise."""
-    target = torch.randint(2, (1, 4, 4, 4))
-    y_0, eps = encode_labels(target, 2).double(), torch.randn(1, 2, 4, 4, 4, dtype=torch.float64)
+    diffusion, target = GaussianDiffusion(label_scale=label_scale), torch.randint(2, (1, 4, 4, 4))
+    y_0, eps = label_scale * encode_labels(target, 2).double(), torch.randn(1, 2, 4, 4, 4, dtype=torch.float64)
     visited = {}
 
     def predict(y_t, t):
         visited[int(t)] = y_t
-        return y_0 * 50.0
+        return y_0 / label_scale * 50.0
 
     start = diffusion.noise_labels(y_0, torch.tensor([999]), eps)
     diffusion.ddim_sample(predict, start, 10)

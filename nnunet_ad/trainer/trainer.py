@@ -53,7 +53,9 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         config = self.config
-        self.diffusion = GaussianDiffusion(config.num_diffusion_steps, config.beta_start, config.beta_end)
+        self.diffusion = GaussianDiffusion(
+            config.num_diffusion_steps, config.beta_start, config.beta_end, config.label_scale
+        )
         self.difficulty = DifficultyWeights(
             max(1, self.num_classes - 1), config.difficulty_window, config.difficulty_exponent
         ).to(self.device)
@@ -103,7 +105,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         """Return y_t and t, t uniform (Eq. 1), for labels (B, *spatial); nothing in ablation NoDiffusion."""
         if not self.config.diffusion:
             return None, None
-        y_0 = encode_labels(y, self.num_classes, self.ignore_label)
+        y_0 = self.diffusion.label_scale * encode_labels(y, self.num_classes, self.ignore_label)
         t = torch.randint(self.diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
 
@@ -155,12 +157,14 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
 
     def distill(self) -> None:
         """Move θ towards the mean of ξ and ψ."""
-        network = self.bare_network
+        network, step = self.bare_network, 1 - self.config.distillation_momentum
+        if self.config.distillation_follows_learning_rate:
+            step *= self.optimizer.param_groups[0]["lr"] / self.initial_lr
         distill_(
             network.unlabeled_decoder,
             network.denoising_decoder,
             network.difficulty_decoder,
-            self.config.distillation_momentum,
+            1 - step,
             self.faults.skipped,
         )
 
