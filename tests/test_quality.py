@@ -1,5 +1,6 @@
 """The experiment runner over the real commands."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import nnunet_ad.trainer as trainers
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = """
@@ -42,6 +45,23 @@ def run(planned, out, *options):
     done = subprocess.run(line, env=os.environ | paths | {"PATH": path}, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def experiment_of(file: Path):
+    spec = importlib.util.spec_from_file_location("quality", ROOT / "benchmarks" / "quality.py")
+    quality = importlib.util.module_from_spec(spec)
+    sys.modules["quality"] = quality
+    spec.loader.exec_module(quality)
+    return quality.Experiment.read(file)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "quality").glob("*.toml")), ids=lambda file: file.stem)
+def test_the_trainers_of_an_experiment_exist(file):
+    experiment = experiment_of(file)
+    named = {*experiment.trainers, experiment.baseline} - experiment.variants.keys()
+    bases = {variant["base"] for variant in experiment.variants.values()}
+    assert named | bases <= set(trainers.__all__)
+    assert len(experiment.runs) == len(experiment.seeds) * (len(experiment.trainers) + 1)
 
 
 def test_an_unknown_hyper_parameter_of_a_variant_is_named(tmp_path):
