@@ -29,9 +29,10 @@ class ADConfig:
         unsupervised_weight: μ, weight of the unsupervised loss after the ramp-up (Eq. 9).
         rampup_epochs: R, length of the ramp-up of μ; ``None`` is a third of the epochs, 0 is no ramp-up (Eq. 9).
         distillation_momentum: w, share of θ that survives one distillation.
-        distillation_follows_learning_rate: Let 1 - w fall with the learning rate; at a fixed w and a learning rate of
-            nearly 0, θ ends as the mean of two decoders.
+        distillation_follows_learning_rate: Let 1 - w fall with the learning rate; at a fixed w θ is drawn to the
+            mean of two decoders until the end, when they hardly change.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
+        mirroring: Mirror patches at random, average over mirrored windows in inference; nnU-Net does, the paper not.
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
@@ -60,6 +61,7 @@ class ADConfig:
     distillation_momentum: float = 0.99
     distillation_follows_learning_rate: bool = False
     num_augmentations: int = 3
+    mirroring: bool = False
     svda: bool = True
     diffusion: bool = True
     difficulty_weighting: bool = True

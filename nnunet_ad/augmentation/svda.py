@@ -9,6 +9,7 @@ from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrig
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
@@ -22,7 +23,7 @@ _SCALING = (0.7, 1.4)  # nnU-Net's range, as are those below
 class SVDA(BasicTransform):
     """N_aug operations drawn without replacement from :data:`OPERATIONS`, applied once each, with nnU-Net's ranges.
 
-    Rotation and scaling drawn together are one interpolation. No mirroring: inference mirrors nothing. A patch arrives
+    Rotation and scaling drawn together are one interpolation. Mirroring is none of them. A patch arrives
     larger than ``patch_size`` from a random place, and its centre is what stays.
 
     Args:
@@ -63,15 +64,20 @@ class SVDA(BasicTransform):
         return data_dict
 
 
-def training_transforms(svda: SVDA, use_mask_for_norm: Sequence[bool]) -> BasicTransform:
+def training_transforms(
+    svda: SVDA, use_mask_for_norm: Sequence[bool], mirror_axes: tuple[int, ...] | None = None
+) -> BasicTransform:
     """Return SVDA followed by what nnU-Net does to any training patch.
 
     Args:
         svda: The augmentation.
         use_mask_for_norm: For each channel, whether it was normalised inside the non-zero mask and stays 0 outside.
+        mirror_axes: Spatial axes that are mirrored at random.
     """
     masked = [channel for channel, use_mask in enumerate(use_mask_for_norm) if use_mask]
     transforms: list[BasicTransform] = [svda]
+    if mirror_axes:
+        transforms.append(MirrorTransform(allowed_axes=mirror_axes))
     if masked:
         transforms.append(MaskImageTransform(apply_to_channels=masked, channel_idx_in_seg=0, set_outside_to=0))
     transforms.append(RemoveLabelTansform(-1, 0))

@@ -193,20 +193,21 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         return labeled, val
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 (host's name)
-        """As the host, without mirroring, neither in training nor in inference."""
-        rotation, slice_wise, initial_patch_size, _ = (
-            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
-        self.inference_allowed_mirroring_axes = None
-        return rotation, slice_wise, initial_patch_size, None
+        """As the host; without mirroring, in training and in inference, unless the configuration asks for it."""
+        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.config.mirroring:
+            self.inference_allowed_mirroring_axes = mirror_axes = None
+        return *others, mirror_axes
 
     def get_dataloaders(self) -> tuple:
         """Return the loader of labelled with unlabelled batches and the host's loader of validation batches."""
         labeled, val = self.get_tr_and_val_datasets()
         patch_size = self.configuration_manager.patch_size
-        rotation, slice_wise, initial_patch_size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        rotation, slice_wise, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
         svda = SVDA(patch_size, rotation, self.config.num_augmentations if self.config.svda else 0, slice_wise)
-        transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm)
+        transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
 
         def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:
             return LabeledDataLoader(

@@ -84,6 +84,23 @@ def test_never_mirrors():
         assert (image[0, 8] - image[0, 1]).mean() > 0
 
 
+@pytest.mark.parametrize("axes", [(0, 2), (0, 1, 2)])
+def test_mirrors_image_and_label_alike_along_the_axes_asked_for(axes):
+    torch.manual_seed(0)
+    place = torch.arange(6**3.0).view(1, 6, 6, 6)
+    transforms, seen = training_transforms(SVDA((6, 6, 6), ROTATION, 0), [], axes), set()
+    flips = {tuple(place.flip(which).flatten().tolist()) for which in _subsets([axis + 1 for axis in axes])}
+    for _ in range(80):
+        out = transforms(image=place.clone(), segmentation=place.to(torch.int16))
+        torch.testing.assert_close(out["image"], out["segmentation"].float())
+        seen.add(tuple(out["image"].flatten().tolist()))
+    assert seen == flips
+
+
+def _subsets(items):
+    return [which for size in range(len(items) + 1) for which in itertools.combinations(items, size)]
+
+
 def test_slice_wise_keeps_slices_apart():
     np.random.seed(3)
     image = torch.arange(6.0).view(1, 6, 1, 1).expand(1, 6, 20, 20).contiguous() + 1

@@ -185,6 +185,16 @@ def test_labels_are_scaled_before_noise_is_added(started):
     torch.testing.assert_close(noisy[1.0] - noisy[0.25], expected)
 
 
+@pytest.mark.parametrize(("mirroring", "axes"), [(False, None), (True, (0, 1, 2))])
+def test_inference_mirrors_what_training_did(make_trainer, monkeypatch, mirroring, axes):
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "1")
+    config = _config(mirroring=mirroring, num_epochs=1)
+    trainer = make_trainer(type("Mirroring", (nnUNetTrainerAD,), {"config": config}))
+    trainer.run_training()
+    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["inference_allowed_mirroring_axes"] == trainer.inference_allowed_mirroring_axes == axes
+
+
 def test_distillation_may_follow_the_learning_rate(started):
     config = _config(distillation_momentum=0.9, distillation_follows_learning_rate=True)
     trainer = started(type("Following", (nnUNetTrainerAD,), {"config": config}))
