@@ -87,6 +87,7 @@ def test_the_table_has_a_row_a_domain_and_a_column_a_structure():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # nine minutes alone, but another process of the suite may have a core
 def test_the_whole_demo_learns_and_ends_with_the_mean_dice(tmp_path, capfd):
     mean = demo.run_demo(tmp_path / "a demo", CONVERTER)
     output = capfd.readouterr().out
