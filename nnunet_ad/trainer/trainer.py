@@ -157,14 +157,14 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
 
     def distill(self) -> None:
         """Move θ towards the mean of ξ and ψ."""
-        network, step = self.bare_network, 1 - self.config.distillation_momentum
+        network, w = self.bare_network, self.config.distillation_momentum
         if self.config.distillation_follows_learning_rate:
-            step *= self.optimizer.param_groups[0]["lr"] / self.initial_lr
+            w = 1 - (1 - w) * self.optimizer.param_groups[0]["lr"] / self.initial_lr
         distill_(
             network.unlabeled_decoder,
             network.denoising_decoder,
             network.difficulty_decoder,
-            1 - step,
+            w,
             self.faults.skipped,
         )
 

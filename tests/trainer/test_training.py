@@ -3,7 +3,6 @@ import inspect
 import json
 import multiprocessing
 import shutil
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
 
 import nnunet_ad.trainer as trainers
-from nnunet_ad.diffusion import encode_labels
-from nnunet_ad.distillation import distill_
 from nnunet_ad.pseudo_label import ensemble
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDRS
 
@@ -173,41 +170,6 @@ def test_theta_learns_from_unlabeled_patches_only(started):
     assert not torch.equal(
         trainer.network.denoising_decoder.classifier.weight, before["denoising_decoder.classifier.weight"]
     )
-
-
-def test_labels_are_scaled_before_noise_is_added(started):
-    y, noisy = batch_of(3)["target"][:, 0].long(), {}
-    for scale in (1.0, 0.25):
-        trainer = started(type("Scaled", (nnUNetTrainerAD,), {"config": _config(label_scale=scale)}))
-        trainer.generator.manual_seed(0)
-        noisy[scale], t = trainer.noise_labels(y)
-    expected = 0.75 * trainer.diffusion.noise_labels(encode_labels(y, 3), t, torch.zeros_like(noisy[1.0]))
-    torch.testing.assert_close(noisy[1.0] - noisy[0.25], expected)
-
-
-@pytest.mark.parametrize(("mirroring", "axes"), [(False, None), (True, (0, 1, 2))])
-def test_inference_mirrors_what_training_did(make_trainer, monkeypatch, mirroring, axes):
-    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "1")
-    config = _config(mirroring=mirroring, num_epochs=1)
-    trainer = make_trainer(type("Mirroring", (nnUNetTrainerAD,), {"config": config}))
-    trainer.run_training()
-    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
-    assert checkpoint["inference_allowed_mirroring_axes"] == trainer.inference_allowed_mirroring_axes == axes
-
-
-def test_distillation_may_follow_the_learning_rate(started):
-    config = _config(distillation_momentum=0.9, distillation_follows_learning_rate=True)
-    trainer = started(type("Following", (nnUNetTrainerAD,), {"config": config}))
-    network, share = trainer.network, 0.25
-    trainer.optimizer.param_groups[0]["lr"] = share * config.learning_rate
-    with torch.no_grad():
-        for parameter in network.difficulty_decoder.parameters():
-            parameter.add_(1.0)
-    expected = deepcopy(network.unlabeled_decoder)
-    distill_(expected, network.denoising_decoder, network.difficulty_decoder, 1 - share * 0.1)
-    trainer.distill()
-    for ours, theirs in zip(network.unlabeled_decoder.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def _config(**changes):

@@ -1,0 +1,58 @@
+"""What the switches of ``ADConfig`` that go beyond the paper do in a trainer."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ad.diffusion import encode_labels
+from nnunet_ad.distillation import distill_
+from nnunet_ad.trainer import nnUNetTrainerAD
+
+
+@pytest.fixture
+def trainer_with(make_trainer):
+    """Return a function that makes a trainer with other hyper-parameters."""
+
+    def make(**changes) -> nnUNetTrainerAD:
+        config = replace(nnUNetTrainerAD.config, **changes)
+        return make_trainer(type("Switched", (nnUNetTrainerAD,), {"config": config}))
+
+    return make
+
+
+def test_labels_are_scaled_before_noise_is_added(trainer_with):
+    y, noisy = torch.randint(3, (2, 8, 8, 8)), {}
+    for scale in (1.0, 0.25):
+        trainer = trainer_with(label_scale=scale)
+        trainer.generator.manual_seed(0)
+        noisy[scale], t = trainer.noise_labels(y)
+    expected = 0.75 * trainer.diffusion.noise_labels(encode_labels(y, 3), t, torch.zeros_like(noisy[1.0]))
+    torch.testing.assert_close(noisy[1.0] - noisy[0.25], expected)
+
+
+@pytest.mark.parametrize(("mirroring", "axes"), [(False, None), (True, (0, 1, 2))])
+def test_inference_mirrors_what_training_did(trainer_with, monkeypatch, mirroring, axes):
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "1")
+    trainer = trainer_with(mirroring=mirroring, num_epochs=1)
+    trainer.run_training()
+    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["inference_allowed_mirroring_axes"] == trainer.inference_allowed_mirroring_axes == axes
+
+
+@pytest.mark.parametrize(("follows", "w"), [(False, 0.9), (True, 0.975)])
+def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
+    trainer = trainer_with(distillation_momentum=0.9, distillation_follows_learning_rate=follows)
+    trainer.initialize()
+    network = trainer.network
+    trainer.optimizer.param_groups[0]["lr"] = trainer.config.learning_rate / 4
+    with torch.no_grad():
+        for parameter in network.difficulty_decoder.parameters():
+            parameter.add_(1.0)
+    expected = deepcopy(network.unlabeled_decoder)
+    distill_(expected, network.denoising_decoder, network.difficulty_decoder, w)
+    trainer.distill()
+    for ours, theirs in zip(network.unlabeled_decoder.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
