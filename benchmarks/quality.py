@@ -63,8 +63,10 @@ class Experiment:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         known = {"base", *(parameter.name for parameter in fields(ADConfig))}
         for name, variant in content.get("variants", {}).items():
-            if "base" not in variant or not variant.keys() <= known:
-                sys.exit(f"{file}: {name} needs a base, and of ADConfig there is no {sorted(variant.keys() - known)}")
+            if "base" not in variant:
+                sys.exit(f"{file}: {name} names no base, the trainer that it changes")
+            if unknown := sorted(variant.keys() - known):
+                sys.exit(f"{file}: {name} sets {', '.join(unknown)}, which is no hyper-parameter of ADConfig")
         return cls(name=file.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
 
     def write_variants(self, out: Path) -> Path:

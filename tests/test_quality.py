@@ -64,12 +64,19 @@ def test_the_trainers_of_an_experiment_exist(file):
     assert len(experiment.runs) == len(experiment.seeds) * (len(experiment.trainers) + 1)
 
 
-def test_an_unknown_hyper_parameter_of_a_variant_is_named(tmp_path):
-    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("num_sampling_steps", "num_steps"))
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("num_sampling_steps", "num_steps", "nnUNetTrainerAD_FewerSteps sets num_steps, which is no hyper-parameter"),
+        ('base = "nnUNetTrainerAD"', "", "nnUNetTrainerAD_FewerSteps names no base"),
+    ],
+)
+def test_what_is_wrong_with_a_variant_is_named(tmp_path, right, wrong, message):
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace(right, wrong))
     line = [sys.executable, ROOT / "benchmarks" / "quality.py", tmp_path / "tiny.toml", "-o", tmp_path]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "nnUNetTrainerAD_FewerSteps needs a base, and of ADConfig there is no ['num_steps']" in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.slow
