@@ -68,7 +68,7 @@ def head_neck(arguments: argparse.Namespace) -> Dataset:
         arguments,
         name="HeadNeckCT",
         labels={"background": 0} | {name: value for value, name in enumerate(ORGANS, start=1)},
-        cases=[case(name, "CT", files, unlabeled, arguments.input) for name in files],
+        cases=[case(name, "CT", files, unlabeled, arguments.input, read_organs) for name in files],
         fold=Fold(tuple(complete[:7]), tuple(complete[7:]), tuple(unlabeled)),
         provenance=Provenance("OpenKBP", "Organs at risk in CT of head and neck", "", ""),
         setting="class-imbalanced semi-supervised",
@@ -85,11 +85,12 @@ def case_files(folder: Path, name: str) -> CaseFiles:
     return CaseFiles(folder / "images" / f"{name}.nii.gz", folder / "masks" / f"{name}.nii.gz")
 
 
-def case(name: str, domain: str, files: dict[str, CaseFiles], unlabeled: Sequence[str], root: Path) -> Case:
+def case(
+    name: str, domain: str, files: dict[str, CaseFiles], unlabeled: Sequence[str], root: Path, read_label=read_volume
+) -> Case:
     """Describe one case; what is not labelled has no label to be read."""
     role = Role.UNLABELED if name in unlabeled else Role.LABELED
-    read = read_organs if domain == "CT" else read_volume
-    return describe_case(name, role, domain, files[name], root, read)
+    return describe_case(name, role, domain, files[name], root, read_label)
 
 
 def values_in(file: Path) -> set[int]:
