@@ -16,8 +16,8 @@ from nnunet_ad.testing.overlay import OverlayCase, draw_overlay
 TRAINER = "nnUNetTrainerAD_demo"
 ITERATIONS_PER_EPOCH = 44
 
-# Plans small enough for a CPU. A window sees two thirds of a volume along each axis: one that showed background only
-# would be normalised by itself, and its noise would look like structures.
+# Plans small enough for a CPU. A window sees two thirds of a volume along each axis: in windows of background only, of
+# which larger volumes have many, so short a training finds structures that are not there, nnU-Net's own does, too.
 PLANS = "nnUNetPlansDemo"
 SHAPE = (32, 48, 48)
 FEATURES, PATCH_SIZE, BATCH_SIZE = 16, (24, 32, 32), 2
