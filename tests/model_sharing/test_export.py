@@ -89,8 +89,9 @@ def test_half_precision_is_half_the_size_and_predicts_nearly_the_same(save_train
     [(ExperimentPlanner, 0.26), (nnUNetPlannerResEncM, 0.44), (nnUNetPlannerResEncL, 0.44)],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_share_of_the_checkpoint_with_nnunets_own_plans(dataset, planner, share):
+def test_the_share_of_the_checkpoint_with_nnunets_own_plans(dataset, monkeypatch, planner, share):
     """What docs/sharing-models.md says, by numbers of parameters; compression then takes 7 %."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planners take it for a number of threads
     file = dataset / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json"
     content = json.loads(file.read_text())
     content["spacings"], content["shapes_after_crop"] = ([[size] * 3] * 3 for size in (1.0, 160))
