@@ -21,7 +21,8 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncXL,
 )
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
@@ -43,6 +45,7 @@ from nnunet_ad.whole_file import written_whole
 
 _LABEL_MAPS = 5  # the 5 of 5 K V
 _MIN_EDGE = 4  # voxels along each axis on average, as nnU-Net's smallest feature map
+_DATA_WORKERS = "nnUNet_n_proc_DA"
 _FINGERPRINT = "dataset_fingerprint.json"
 
 
@@ -229,8 +232,23 @@ def _make(make: Callable[[], ExperimentPlanner], folders: DatasetFolders) -> Exp
 def _plan_in_memory(planner: ExperimentPlanner) -> dict:
     """Return the plans as they would be read from the file that the host would write."""
     planner.save_plans = recursive_fix_for_json_export
-    with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):  # networks for their shapes; much is printed
+    # Networks are made for their shapes only; much is printed.
+    with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()), _a_data_worker_at_least():
         return planner.plan_experiment()
+
+
+@contextlib.contextmanager
+def _a_data_worker_at_least() -> Iterator[None]:
+    """The host's planners take the number of data workers for one of threads, which cannot be 0."""
+    if get_allowed_n_proc_DA() > 0:
+        yield
+        return
+    without = os.environ[_DATA_WORKERS]
+    os.environ[_DATA_WORKERS] = "1"
+    try:
+        yield
+    finally:
+        os.environ[_DATA_WORKERS] = without
 
 
 def _write(path: Path, plans: dict) -> None:

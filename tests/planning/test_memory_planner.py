@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
@@ -55,6 +56,13 @@ def test_the_chosen_step_fits_where_that_of_stock_plans_does_not(folder, planner
         assert choice.memory <= 6 and choice.batch_size >= 2
     assert plans.stock["3d_fullres"].memory > 6
     assert _voxels(plans.chosen["3d_fullres"]) < _voxels(plans.stock["3d_fullres"])
+
+
+def test_plans_are_made_where_training_is_to_have_no_data_workers(folder, monkeypatch):
+    """nnU-Net's planners take that number for one of threads, and fail."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    write_memory_plans(500, 6)
+    assert get_allowed_n_proc_DA() == 0
 
 
 def test_the_batch_size_is_rounded_down(folder):
