@@ -92,6 +92,7 @@ def test_a_killed_training_continues_as_if_nothing_had_been(fold):
         assert torch.equal(state["network_weights"][name], weights), name
 
 
+@pytest.mark.slow
 def test_sigterm_to_all_processes_ends_a_training_that_can_be_continued(fold):
     training = begin_training(fold)
     os.killpg(training.pid, signal.SIGTERM)
