@@ -1,61 +1,117 @@
 """Makes the datasets of the experiments on CardiacMR and HeadNeckCT, of which there are folders images/ and masks/.
 
     python benchmarks/quality/datasets.py cardiac -i CardiacMR -d 601 --source bSSFP --target LGE
+    python benchmarks/quality/datasets.py dark-blood -i CardiacMR -d 611
     python benchmarks/quality/datasets.py head-neck -i HeadNeckCT -d 701
 
 ``cardiac`` is domain adaptation (MS-CMR 2019, SLAug-style preprocessing): labelled are cases 1 to 10 of the source,
 unlabelled 11 to 20 of the target, kept aside with labels 21 to 30 of the target. Equal numbers are probably the same
-patient. ``head-neck`` is class-imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first
-seven cases in which all five were are labelled, the others of that kind kept aside, and the rest is unlabelled.
+patient. ``dark-blood`` is domain generalisation on the same cases: labelled are bSSFP 1 and 2 and LGE 3 and 4,
+unlabelled bSSFP 5 to 12 and LGE 13 to 20, and kept aside with labels is bSSFP 21 to 30 with intensities mapped to an
+appearance that neither has, since a third sequence is not at hand: blood dark, muscle bright. ``head-neck`` is class-
+imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first seven cases in which all five were
+are labelled, the others of that kind kept aside, and the rest is unlabelled.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ad.conversion.case_files import CaseFiles, describe_case
-from nnunet_ad.conversion.cases import Case, Role
+from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance
 from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.volumes import map_label_values, read_volume
 from nnunet_ad.conversion.writer import write_dataset
 
 ORGANS = {"brainstem": 1, "spinal cord": 2, "right parotid": 3, "left parotid": 4, "mandible": 7}
+CHAMBERS = {"background": 0, "myocardium": 1, "left ventricle": 2, "right ventricle": 3}
+MS_CMR = Provenance("MS-CMR 2019", "Cardiac MR in two sequences", "", "")
+DARK_BLOOD = (0, 0.2, 1), (0, 1, 0.1)  # relative intensities before and after
 
 
 def main() -> None:
     """Write one dataset to ``nnUNet_raw``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=("cardiac", "head-neck"))
+    makers = {"cardiac": cardiac, "dark-blood": dark_blood, "head-neck": head_neck}
+    parser.add_argument("dataset", choices=makers)
     parser.add_argument("-i", dest="input", type=Path, required=True)
     parser.add_argument("-d", dest="dataset_id", type=int, required=True)
     parser.add_argument("--source", choices=("bSSFP", "LGE"), default="bSSFP")
     parser.add_argument("--target", choices=("bSSFP", "LGE"), default="LGE")
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
-    print(write_dataset((cardiac if arguments.dataset == "cardiac" else head_neck)(arguments), arguments.overwrite))
+    print(write_dataset(makers[arguments.dataset](arguments), arguments.overwrite))
 
 
 def cardiac(arguments: argparse.Namespace) -> Dataset:
     """Describe domain adaptation between the two sequences."""
     source, target = arguments.source, arguments.target
-    train = [f"{source}_{number:02d}" for number in range(1, 11)]
-    unlabeled = [f"{target}_{number:02d}" for number in range(11, 21)]
-    val = [f"{target}_{number:02d}" for number in range(21, 31)]
-    files = {name: case_files(arguments.input / name.partition("_")[0], name) for name in (*train, *unlabeled, *val)}
+    fold = Fold(numbered(source, 1, 10), numbered(target, 21, 30), numbered(target, 11, 20))
     return describe(
         arguments,
         name=f"Cardiac_{source}_to_{target}",
-        labels={"background": 0, "myocardium": 1, "left ventricle": 2, "right ventricle": 3},
-        cases=[case(name, name.partition("_")[0], files, unlabeled, arguments.input) for name in files],
-        fold=Fold(tuple(train), tuple(val), tuple(unlabeled)),
-        provenance=Provenance("MS-CMR 2019", "Cardiac MR in two sequences", "", ""),
+        labels=CHAMBERS,
+        cases=cardiac_cases(fold, arguments.input),
+        fold=fold,
+        provenance=MS_CMR,
         setting="unsupervised domain adaptation",
     )
+
+
+def dark_blood(arguments: argparse.Namespace) -> Dataset:
+    """Describe domain generalisation from both sequences to a made appearance."""
+    fold = Fold(
+        numbered("bSSFP", 1, 2) + numbered("LGE", 3, 4),
+        numbered("bSSFP", 21, 30),
+        numbered("bSSFP", 5, 12) + numbered("LGE", 13, 20),
+    )
+    cases = [
+        replace(each, domain="dark blood", channels=tuple(map(with_dark_blood, each.channels)))
+        if each.name in fold.val
+        else each
+        for each in cardiac_cases(fold, arguments.input)
+    ]
+    return describe(
+        arguments,
+        name="Cardiac_to_dark_blood",
+        labels=CHAMBERS,
+        cases=cases,
+        fold=fold,
+        provenance=MS_CMR,
+        setting="semi-supervised domain generalisation",
+    )
+
+
+def numbered(sequence: str, first: int, last: int) -> tuple[str, ...]:
+    """Return names of cases of a sequence."""
+    return tuple(f"{sequence}_{number:02d}" for number in range(first, last + 1))
+
+
+def cardiac_cases(fold: Fold, root: Path) -> list[Case]:
+    """Describe the cases of a fold."""
+    sequences = {name: name.partition("_")[0] for name in (*fold.train, *fold.unlabeled, *fold.val)}
+    files = {name: case_files(root / sequence, name) for name, sequence in sequences.items()}
+    return [case(name, sequence, files, fold.unlabeled, root) for name, sequence in sequences.items()]
+
+
+def with_dark_blood(volume: Volume) -> Volume:
+    """Map intensities of a bSSFP volume, where blood is brightest, by DARK_BLOOD, from its 1st to 99th percentile."""
+
+    def read() -> sitk.Image:
+        image = volume.read()
+        voxels = sitk.GetArrayFromImage(image)
+        low, high = np.percentile(voxels, (1, 99))
+        mapped = sitk.GetImageFromArray(np.interp((voxels - low) / (high - low), *DARK_BLOOD).astype(np.float32))
+        mapped.CopyInformation(image)
+        return mapped
+
+    return Volume(volume.file, read)
 
 
 def head_neck(arguments: argparse.Namespace) -> Dataset:

@@ -1,0 +1,51 @@
+"""The dataset of domain generalisation, from volumes as those of CardiacMR."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "quality" / "datasets.py"
+
+
+@pytest.fixture
+def cardiac(tmp_path) -> Path:
+    """A folder of 30 small volumes of each sequence: air 0, muscle 0.3, blood 1, in other units each."""
+    label = np.random.default_rng(0).integers(0, 4, (4, 8, 8)).astype(np.uint8)
+    image = np.choose(label, (0, 0.3, 1, 1)).astype(np.float32)
+    for sequence in ("bSSFP", "LGE"):
+        for kind in ("images", "masks"):
+            (tmp_path / sequence / kind).mkdir(parents=True)
+        for number in range(1, 31):
+            name = f"{sequence}_{number:02d}.nii.gz"
+            sitk.WriteImage(sitk.GetImageFromArray(number * 50 * image), tmp_path / sequence / "images" / name)
+            sitk.WriteImage(sitk.GetImageFromArray(label), tmp_path / sequence / "masks" / name)
+    return tmp_path
+
+
+def test_the_unseen_domain_is_made_of_kept_aside_cases_only(cardiac, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "dark-blood", "-i", cardiac, "-d", "611"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    raw = tmp_path / "raw" / "Dataset611_Cardiac_to_dark_blood"
+    (fold,) = json.loads((raw / "splits_final.json").read_text())
+    assert fold["train"] == ["bSSFP_01", "bSSFP_02", "LGE_03", "LGE_04"]
+    domains = json.loads((raw / "nnunet_ad.json").read_text())["domains"]
+    assert {name for name, domain in domains.items() if domain == "dark blood"} == set(fold["val"])
+    patients = [{name[-2:] for name in fold[role]} for role in ("train", "unlabeled", "val")]
+    assert not any(first & second for first in patients for second in patients if first is not second)
+
+    label = sitk.GetArrayFromImage(sitk.ReadImage(raw / "labelsTr" / "bSSFP_21.nii.gz"))
+    unseen, seen = (
+        sitk.GetArrayFromImage(sitk.ReadImage(raw / "imagesTr" / f"{name}_0000.nii.gz"))
+        for name in ("bSSFP_21", "bSSFP_01")
+    )
+    np.testing.assert_allclose([seen[label == value].mean() for value in range(4)], [0, 15, 50, 50], rtol=1e-5)
+    muscle = 1 - 0.9 * 0.1 / 0.8
+    np.testing.assert_allclose([unseen[label == v].mean() for v in range(4)], [0, muscle, 0.1, 0.1], rtol=1e-3)
