@@ -228,15 +228,17 @@ def test_the_command_with_little_shared_memory(command, dataset):
 @pytest.mark.parametrize("victim", ["worker", "main process"])
 def test_the_command_when_a_process_is_killed(command, dataset, monkeypatch, victim):
     monkeypatch.setenv("NNUNET_AD_ITERATIONS", "100000")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as main:
-        for line in main.stdout:
-            if "Epoch 0" in line:
-                break
-        children = children_of(main.pid)
-        assert len(children) >= 3
-        os.kill(workers_among(children)[0] if victim == "worker" else main.pid, signal.SIGKILL)
-        said = main.stdout.read().rstrip().splitlines()
-        status = main.wait(60)
+        try:
+            assert any("Epoch 0" in line for line in main.stdout)
+            children = children_of(main.pid)
+            assert len(children) >= 3
+            os.kill(workers_among(children)[0] if victim == "worker" else main.pid, signal.SIGKILL)
+            said = main.stdout.read().rstrip().splitlines()
+            status = main.wait(60)
+        finally:
+            main.kill()
     if victim == "worker":
         assert status == 1
         assert re.search("TrainingError: A process that loads data ended by SIGKILL.*go on with --c", said[-1])
