@@ -106,7 +106,7 @@ def demo_variables(folder: Path) -> dict[str, str]:
         "nnUNet_n_proc_DA": "1",
         "nnUNet_def_n_proc": "2",
         # Threads that wait for long by spinning slow down whatever shares the cores; ones that never do are slow.
-        "GOMP_SPINCOUNT": "30000",
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "30000"),
     }
 
 

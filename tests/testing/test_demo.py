@@ -60,6 +60,13 @@ def test_commands_are_those_of_this_interpreter(tmp_path, capfd):
     assert capfd.readouterr().out.splitlines()[-1] == sys.prefix
 
 
+def test_how_long_threads_spin_is_the_users_choice_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    assert demo.demo_environment(tmp_path)["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert demo.demo_environment(tmp_path)["GOMP_SPINCOUNT"] == "30000"
+
+
 def test_a_command_that_fails_stops_the_demo(tmp_path):
     with pytest.raises(subprocess.CalledProcessError):
         demo.run_command("python -c 'import sys; sys.exit(3)'", {**os.environ})
