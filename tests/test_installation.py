@@ -187,7 +187,7 @@ def test_a_target_folder_works_with_the_variable_set_by_hand(tmp_path, wheel):
     assert scratch.look("nnUNetTrainerAD", PYTHONPATH=str(target), **by_hand)["found"]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("scratch", ["wheel", pytest.param("editable", marks=pytest.mark.slow)], indirect=True)
 def test_the_three_commands_run_from_a_scratch_environment(scratch, tmp_path, own_trainers):
     raw = write_made_dataset(
         tmp_path / "nnUNet_raw", 101, shape=(24, 28, 24), num_labeled=2, num_unlabeled=2, num_test=1

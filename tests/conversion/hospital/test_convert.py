@@ -153,6 +153,22 @@ def test_made_folder_becomes_the_made_dataset(tmp_path, raw):
     assert list(json.loads((raw / NAME / "nnunet_ad.json").read_text())["domains"].values()) == list(expected_domains)
 
 
+def test_nnunet_plans_and_preprocesses_the_result(tmp_path, monkeypatch):
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
+
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    root = write_hospital_folder(
+        tmp_path / "hospital", seed=0, num_labeled=2, num_unlabeled=1, num_test=0, shape=(18, 20, 16)
+    )
+    (root / "test").rmdir()
+    assert convert(root) == 0
+    extract_fingerprints([501], num_processes=1, check_dataset_integrity=True)
+    plan_experiments([501])
+    assert (tmp_path / "nnUNet_preprocessed" / NAME / "nnUNetPlans.json").is_file()
+
+
 # Geometry
 
 
