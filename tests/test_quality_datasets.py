@@ -49,3 +49,5 @@ def test_the_unseen_domain_is_made_of_kept_aside_cases_only(cardiac, tmp_path, m
     np.testing.assert_allclose([seen[label == value].mean() for value in range(4)], [0, 15, 50, 50], rtol=1e-5)
     muscle = 1 - 0.9 * 0.1 / 0.8
     np.testing.assert_allclose([unseen[label == v].mean() for v in range(4)], [0, muscle, 0.1, 0.1], rtol=1e-3)
+    sidecar = json.loads((raw / "nnunet_ad.json").read_text())
+    assert "made: its images are bSSFP" in json.dumps(sidecar)

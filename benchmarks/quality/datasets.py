@@ -8,9 +8,9 @@
 unlabelled 11 to 20 of the target, kept aside with labels 21 to 30 of the target. Equal numbers are probably the same
 patient. ``dark-blood`` is domain generalisation on the same cases: labelled are bSSFP 1 and 2 and LGE 3 and 4,
 unlabelled bSSFP 5 to 12 and LGE 13 to 20, and kept aside with labels is bSSFP 21 to 30 with intensities mapped to an
-appearance that neither has, since a third sequence is not at hand: blood dark, muscle bright. ``head-neck`` is class-
-imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first seven cases in which all five were
-are labelled, the others of that kind kept aside, and the rest is unlabelled.
+appearance that neither has, since a third sequence is not at hand: blood dark, muscle bright. ``head-neck`` is
+class-imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first seven cases in which all five
+were are labelled, the others of that kind kept aside, and the rest is unlabelled.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("dataset", choices=makers)
     parser.add_argument("-i", dest="input", type=Path, required=True)
     parser.add_argument("-d", dest="dataset_id", type=int, required=True)
-    parser.add_argument("--source", choices=("bSSFP", "LGE"), default="bSSFP")
-    parser.add_argument("--target", choices=("bSSFP", "LGE"), default="LGE")
+    parser.add_argument("--source", choices=("bSSFP", "LGE"), default="bSSFP", help="of cardiac only")
+    parser.add_argument("--target", choices=("bSSFP", "LGE"), default="LGE", help="of cardiac only")
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
     print(write_dataset(makers[arguments.dataset](arguments), arguments.overwrite))
@@ -85,6 +85,7 @@ def dark_blood(arguments: argparse.Namespace) -> Dataset:
         fold=fold,
         provenance=MS_CMR,
         setting="semi-supervised domain generalisation",
+        notes=("the domain dark blood is made: its images are bSSFP with their intensities mapped",),
     )
 
 
