@@ -26,6 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         set_environment(Path(folder), compiled=False)
         os.environ["nnUNet_compile"] = "f"  # noqa: SIM112 (the host's spelling)
+        torch.backends.cudnn.benchmark = True  # as nnU-Net's commands
         size = SIZES[arguments.size]
         volume = arguments.volume or [2 * length for length in size.patch]
         print(f"{device_name(arguments.device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -179,6 +179,7 @@ def make_step(
 
     if name == "b":
         leave_memory_to_torch()
+    torch.backends.cudnn.benchmark = True  # as nnU-Net's command
     device = torch.device(arguments.device)
     trainer_class = nnUNetTrainer
     if name != "c":
@@ -204,7 +205,7 @@ def leave_memory_to_torch() -> None:
     from nnunet_ad.network import encoder
     from nnunet_ad.trainer import two_stream
 
-    encoder.channels_last_on_cpu = lambda x: x
+    encoder.channels_last = lambda x: x
     two_stream.keep_freed_memory = lambda: False
 
 

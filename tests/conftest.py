@@ -51,10 +51,10 @@ def dataset(planned, tmp_path, monkeypatch) -> Path:
 def make_trainer(dataset) -> Callable:
     """Return a function that makes a trainer on the dataset, as nnU-Net's command does."""
 
-    def make(trainer_class, fold: int | str = 0, **changes_of_dataset_json):
+    def make(trainer_class, fold: int | str = 0, device: str = "cpu", **changes_of_dataset_json):
         folder = dataset / "nnUNet_preprocessed" / DATASET
         plans = json.loads((folder / f"{PLANS}.json").read_text()) | {"continue_training": False}
         dataset_json = json.loads((folder / "dataset.json").read_text()) | changes_of_dataset_json
-        return trainer_class(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+        return trainer_class(plans, "3d_fullres", fold, dataset_json, torch.device(device))
 
     return make

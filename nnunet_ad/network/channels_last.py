@@ -1,4 +1,4 @@
-"""Channels last in memory, on the CPU: where tensors enter the network, and in its normalisations."""
+"""Channels last in memory: where tensors enter the network, and in its normalisations."""
 
 import pydoc
 
@@ -6,45 +6,57 @@ import torch
 from torch import Tensor, nn
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+# Where convolutions are faster with channels last, by measurement (docs/benchmarks/train_step.md).
+_DEVICES = frozenset({"cpu", "cuda"})
+# For torch.compile: its own choice of layouts knows 2-D convolutions only, and would not keep channels last of others.
+COMPILER_OPTIONS = {"options": {"layout_optimization": False}}
 
 
-def channels_last_on_cpu(x: Tensor) -> Tensor:
-    """Return x (B, C, *spatial) with the channels last in memory if it is on the CPU, else as it is.
-
-    The CPU's convolutions and transposed convolutions of few channels take half the time, or less, with channels last.
-    """
-    if x.device.type != "cpu" or x.ndim not in _CHANNELS_LAST:
+def channels_last(x: Tensor) -> Tensor:
+    """Return x (B, C, *spatial) with the channels last in memory on devices that are faster so, else as it is."""
+    if x.device.type not in _DEVICES or x.ndim not in _CHANNELS_LAST:
         return x
     return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """``torch.nn.InstanceNorm2d`` that on the CPU keeps the channels last, see :func:`normalise_each_sample`."""
+    """``torch.nn.InstanceNorm2d`` that keeps channels last, see :func:`normalise_each_sample`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each sample of x (B, C, *spatial)."""
-        return super().forward(x) if x.device.type != "cpu" else normalise_each_sample(x, self)
+        return normalise_each_sample(x, self) if x.device.type in _DEVICES else super().forward(x)
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
-    """``torch.nn.InstanceNorm3d`` that on the CPU keeps the channels last, see :func:`normalise_each_sample`."""
+    """``torch.nn.InstanceNorm3d`` that keeps channels last, see :func:`normalise_each_sample`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel of each sample of x (B, C, *spatial)."""
-        return super().forward(x) if x.device.type != "cpu" else normalise_each_sample(x, self)
+        return normalise_each_sample(x, self) if x.device.type in _DEVICES else super().forward(x)
 
 
 def normalise_each_sample(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Tensor:
     """Return what an instance normalisation without running statistics makes of x, with the channels last in memory.
 
     torch's own copies to channels first and back. Normalising one sample over its voxels is batch normalisation of that
-    sample alone, which torch computes in either layout.
+    sample alone, which torch computes in either layout. A compiler fuses the plain formula better.
     """
+    if torch.compiler.is_compiling():
+        return _normalise_by_formula(x, norm)
     samples = [
         nn.functional.batch_norm(sample, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        for sample in channels_last_on_cpu(x).split(1)
+        for sample in channels_last(x).split(1)
     ]
     return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+
+def _normalise_by_formula(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Tensor:
+    variance, mean = torch.var_mean(x.float(), tuple(range(2, x.ndim)), correction=0, keepdim=True)
+    normalised = (x.float() - mean) * (variance + norm.eps).rsqrt()
+    if norm.affine:
+        shape = (-1, *[1] * (x.ndim - 2))
+        normalised = norm.weight.view(shape) * normalised + norm.bias.view(shape)
+    return normalised.to(x.dtype)
 
 
 def fast_norm(norm_op: str | None, norm_op_kwargs: dict | None) -> str | None:

@@ -6,7 +6,7 @@ from dynamic_network_architectures.building_blocks.residual_encoders import Resi
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
 
-from nnunet_ad.network.channels_last import channels_last_on_cpu
+from nnunet_ad.network.channels_last import channels_last
 from nnunet_ad.network.recomputation import Stages
 from nnunet_ad.network.step_embedding import StepEmbedding, StepModulation
 
@@ -67,19 +67,19 @@ class ADEncoder(Stages):
             t: Steps (B,), integer; given in the denoising flow only.
         """
         if noisy_label is None:
-            return self._encode_image(channels_last_on_cpu(image))
+            return self._encode_image(channels_last(image))
         return self.encode_noisy(self.image_part(image), noisy_label, t)
 
     def image_part(self, image: Tensor) -> Tensor:
         """Return what the noisy stem's convolution makes of x (B, C, *spatial), the same at all steps."""
         conv = self.noisy_stem.conv
-        return channels_last_on_cpu(conv._conv_forward(image, conv.weight[:, : image.shape[1]], conv.bias))
+        return channels_last(conv._conv_forward(image, conv.weight[:, : image.shape[1]], conv.bias))
 
     def encode_noisy(self, image_part: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
         """Return the features of :meth:`forward` from :meth:`image_part` of the image."""
         conv = self.noisy_stem.conv
         label_weight = conv.weight[:, -noisy_label.shape[1] :]
-        label_part = conv._conv_forward(channels_last_on_cpu(noisy_label), label_weight, None)
+        label_part = conv._conv_forward(channels_last(noisy_label), label_weight, None)
         return self.encode_convolved(image_part + label_part, t)
 
     def encode_convolved(self, x: Tensor, t: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch._functorch.config
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
@@ -98,6 +99,8 @@ class ADNetwork(nn.Module):
         Args:
             options: Of ``torch.compile``.
         """
+        # The gradients of the flows are measured by going back through the encoder twice.
+        torch._functorch.config.donated_buffer = False
         for part in (self.encoder, self.denoising_decoder, self.difficulty_decoder, self.unlabeled_decoder):
             part.compile(**options)
         self._denoise_prepared = torch.compile(self._denoise_prepared, **options)  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.distillation import distill_
+from nnunet_ad.network.channels_last import COMPILER_OPTIONS
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.network.recomputation import recompute_activations
@@ -204,7 +205,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         if self.config.recompute_activations:
             recompute_activations(self.bare_network)
         if nnUNetTrainer._do_i_compile(self):
-            self.bare_network.compile_parts()
+            self.bare_network.compile_parts(**COMPILER_OPTIONS)
 
     @staticmethod
     def build_network_architecture(

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ad.network.channels_last import InstanceNorm2d, InstanceNorm3d, channels_last_on_cpu, fast_norm
+from nnunet_ad.network.channels_last import InstanceNorm2d, InstanceNorm3d, channels_last, fast_norm
 
 MODULE = "torch.nn.modules.instancenorm"
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -38,6 +38,22 @@ def test_values_and_gradients_are_those_of_torch(dim, layout):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
+def test_a_compiler_sees_a_formula_with_the_same_values(dim):
+    ours, theirs = norms(dim)
+    x = (3 * torch.randn(SIZES[dim]) + 7).contiguous(memory_format=FORMATS[dim])
+    operations = []
+
+    def record(graph, _):
+        operations.extend(node.target for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(ours, backend=record)(x)
+    torch.testing.assert_close(compiled, theirs(x), rtol=1e-4, atol=2e-5)
+    assert compiled.is_contiguous(memory_format=FORMATS[dim])
+    assert torch.var_mean in operations and nn.functional.batch_norm not in operations
+
+
+@pytest.mark.parametrize("dim", [2, 3])
 def test_the_output_has_its_channels_last(dim):
     ours, _ = norms(dim)
     assert ours(torch.randn(SIZES[dim])).is_contiguous(memory_format=FORMATS[dim])
@@ -57,9 +73,9 @@ def test_bfloat16_stays_bfloat16():
     torch.testing.assert_close(ours(x).float(), theirs(x.float()), rtol=0.05, atol=0.05)
 
 
-def test_only_tensors_on_the_cpu_are_changed():
+def test_tensors_on_other_devices_are_left_alone():
     x = torch.empty(1, 2, 4, 4, 4, device="meta")
-    assert channels_last_on_cpu(x) is x
+    assert channels_last(x) is x
 
 
 @pytest.mark.parametrize(
