@@ -33,6 +33,8 @@ class ADConfig:
             mean of two decoders until the end, when they hardly change.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
         mirroring: Mirror patches at random, average over mirrored windows in inference; nnU-Net does, the paper not.
+        cutmix: Probability that a patch θ learns from has a box of another unlabelled patch, with its pseudo-label,
+            pasted into it; the paper has none.
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
@@ -62,6 +64,7 @@ class ADConfig:
     distillation_follows_learning_rate: bool = False
     num_augmentations: int = 3
     mirroring: bool = False
+    cutmix: float = 0.0
     svda: bool = True
     diffusion: bool = True
     difficulty_weighting: bool = True

@@ -1,1 +1,1 @@
-"""Strong augmentation of both streams (SVDA)."""
+"""Strong augmentation of both streams (SVDA), and CutMix of unlabelled patches."""

@@ -10,6 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, distributed
 
+from nnunet_ad.augmentation.cutmix import cutmix
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.distillation import distill_
@@ -73,13 +74,16 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         loss_deno = self.backward(self.dice_ce(logits_xi, y))  # Eq. 2
         samples = overlap(hard_labels(logits_xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
+        if self.config.cutmix:  # θ learns from other images than its teachers label
+            y_u, p_xi, p_psi = self.pseudo_label(x_u)
+            x_u, y_u = cutmix(x_u, y_u, self.config.cutmix, self.generator)
         encoding = self.forward(network.encode, x_l, x_u)
         e_l, e_u = encoding.features
         logits_psi = self.forward(network.difficulty_decoder, e_l)
         loss_diff = self.backward(self.dice_ce(logits_psi, y, w))  # Eq. 6
 
-        p_xi, p_psi = self.sample_xi(x_u), self.predict_psi(x_u, e_u)
-        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        if not self.config.cutmix:
+            y_u, p_xi, p_psi = self.pseudo_label(x_u, e_u)
         logits_theta = self.forward(network.unlabeled_decoder, e_u)
         loss_u = self.backward(self.dice_ce(logits_theta, y_u), weight=self.mu)  # Eqs. 8, 9
 
@@ -109,6 +113,11 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         y_0 = self.diffusion.label_scale * encode_labels(y, self.num_classes, self.ignore_label)
         t = torch.randint(self.diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
+
+    def pseudo_label(self, image: Tensor, features: list[Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pseudo-label (B, *spatial) of Eq. 7 and the logits of ξ and ψ that it comes from."""
+        p_xi, p_psi = self.sample_xi(image), self.predict_psi(image, features)
+        return self.ensemble(p_xi, p_psi, self.generator), p_xi, p_psi
 
     def sample_xi(self, image: Tensor) -> Tensor:
         """Return the logits of ξ by DDIM for images (B, C, *spatial), without noise in ablation NoDiffusion."""

@@ -56,3 +56,21 @@ def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
     trainer.distill()
     for ours, theirs in zip(network.unlabeled_decoder.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_with_cutmix_theta_learns_from_mixed_patches_that_its_teachers_saw_whole(trainer_with, monkeypatch):
+    trainer = trainer_with(cutmix=1.0, num_sampling_steps=1, rampup_epochs=0)
+    trainer.initialize()
+    network, seen = trainer.network, {}
+    encode, predict_psi = network.encode, trainer.predict_psi
+    monkeypatch.setattr(network, "encode", lambda *images: seen.update(encoded=images) or encode(*images))
+    monkeypatch.setattr(trainer, "predict_psi", lambda x, *a: seen.update(labelled=x) or predict_psi(x, *a))
+    x_l, x_u = torch.randn(2, 2, 1, 16, 16, 16)
+    y = torch.randint(3, (2, 1, 16, 16, 16)).to(torch.int16)
+    trainer.train_step({"data": x_l, "target": y, "unlabeled_data": x_u})
+    assert torch.equal(seen["labelled"], x_u)
+    labeled, mixed = seen["encoded"]
+    assert torch.equal(labeled, x_l)
+    from_next = mixed == x_u.roll(1, 0)
+    assert torch.equal(mixed[~from_next], x_u[~from_next])
+    assert all(0 < from_next[i].float().mean() < 1 for i in range(2))
