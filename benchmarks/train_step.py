@@ -210,9 +210,9 @@ def leave_memory_to_torch() -> None:
 
 
 def use_torchs_own_layers(network: torch.nn.Module) -> None:
-    """Put torch's instance normalisation back, in place; parameters stay."""
+    """Put torch's instance normalisation and convolution back, in place; parameters stay."""
     for module in network.modules():
-        if isinstance(module, torch.nn.modules.instancenorm._InstanceNorm):
+        if isinstance(module, (torch.nn.modules.instancenorm._InstanceNorm, torch.nn.Conv3d)):
             module.__class__ = getattr(torch.nn, type(module).__name__)
 
 

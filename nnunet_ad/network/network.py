@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from nnunet_ad.network.checkpoint import inference_weights, is_for_inference_only
 from nnunet_ad.network.decoder import ADDecoder
 from nnunet_ad.network.encoder import ADEncoder
+from nnunet_ad.network.onednn import let_onednn_convolve
 from nnunet_ad.network.shared_encoding import SharedEncoding
 
 
@@ -50,6 +51,7 @@ class ADNetwork(nn.Module):
         # Distillation averages parameters, which makes sense only if the decoders start from the same ones.
         self.difficulty_decoder = deepcopy(self.denoising_decoder)
         self.unlabeled_decoder = deepcopy(self.denoising_decoder)
+        let_onednn_convolve(self)
 
     @property
     def has_dropout(self) -> bool:
