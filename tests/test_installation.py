@@ -17,7 +17,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TRAINERS = [
     "nnUNetTrainerAD",
     *(f"nnUNetTrainerAD_{length}" for length in ("1epoch", "5epochs", "20epochs", "50epochs", "100epochs")),
-    *(f"nnUNetTrainerAD_{part}" for part in ("demo", "NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")),
+    *(
+        f"nnUNetTrainerAD_{part}"
+        for part in ("CutMix", "demo", "NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")
+    ),
 ]
 
 LOOK = """

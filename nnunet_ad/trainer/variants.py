@@ -1,9 +1,15 @@
-"""Variants of the trainer, found by ``-tr``: shorter trainings, and the ablations of Table 6 and the appendix."""
+"""Variants of the trainer, found by ``-tr``: CutMix, shorter trainings, the ablations of Table 6 and the appendix."""
 
 from dataclasses import replace
 
 from nnunet_ad.config import ADConfig
 from nnunet_ad.trainer.trainer import nnUNetTrainerAD
+
+
+class nnUNetTrainerAD_CutMix(nnUNetTrainerAD):
+    """θ learns from mixed patches; beyond the paper, see docs/results."""
+
+    config = replace(ADConfig(), cutmix=1.0)
 
 
 class nnUNetTrainerAD_1epoch(nnUNetTrainerAD):
