@@ -75,17 +75,15 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         samples = overlap(hard_labels(logits_xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
         if self.config.cutmix:  # θ learns from other images than its teachers label
-            y_u, p_xi, p_psi = self.pseudo_label(x_u)
+            y_u, quality = self.pseudo_label(x_u)
             x_u, y_u = cutmix(x_u, y_u, self.config.cutmix, self.generator)
         encoding = self.forward(network.encode, x_l, x_u)
         e_l, e_u = encoding.features
-        logits_psi = self.forward(network.difficulty_decoder, e_l)
-        loss_diff = self.backward(self.dice_ce(logits_psi, y, w))  # Eq. 6
+        loss_diff = self.backward(self.dice_ce(self.forward(network.difficulty_decoder, e_l), y, w))  # Eq. 6
 
         if not self.config.cutmix:
-            y_u, p_xi, p_psi = self.pseudo_label(x_u, e_u)
-        logits_theta = self.forward(network.unlabeled_decoder, e_u)
-        loss_u = self.backward(self.dice_ce(logits_theta, y_u), weight=self.mu)  # Eqs. 8, 9
+            y_u, quality = self.pseudo_label(x_u, e_u)
+        loss_u = self.backward(self.dice_ce(self.forward(network.unlabeled_decoder, e_u), y_u), self.mu)  # Eqs. 8, 9
 
         gradients = self._encoder_gradients_once_an_epoch(encoding)
         if not self.config.decoupling:
@@ -102,8 +100,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             **gradients,
             **dice_by_t(samples, t, self.diffusion.num_steps),
             "class_weights": w,
-            "pseudo_foreground": (y_u > 0).float().mean(),
-            "agreement": agreement(hard_labels(p_xi), hard_labels(p_psi)),
+            **quality,
         }
 
     def noise_labels(self, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -114,10 +111,19 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         t = torch.randint(self.diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
 
-    def pseudo_label(self, image: Tensor, features: list[Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pseudo-label (B, *spatial) of Eq. 7 and the logits of ξ and ψ that it comes from."""
+    def pseudo_label(self, image: Tensor, features: list[Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the pseudo-label (B, *spatial) of Eq. 7, and what is logged of it.
+
+        Args:
+            image: x_u (B, C, *spatial).
+            features: E(x_u), see :meth:`predict_psi`.
+        """
         p_xi, p_psi = self.sample_xi(image), self.predict_psi(image, features)
-        return self.ensemble(p_xi, p_psi, self.generator), p_xi, p_psi
+        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        return y_u, {
+            "pseudo_foreground": (y_u > 0).float().mean(),
+            "agreement": agreement(hard_labels(p_xi), hard_labels(p_psi)),
+        }
 
     def sample_xi(self, image: Tensor) -> Tensor:
         """Return the logits of ξ by DDIM for images (B, C, *spatial), without noise in ablation NoDiffusion."""

@@ -1,3 +1,4 @@
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -80,6 +81,17 @@ def test_an_error_in_a_worker_arrives_after_the_batches_before_it(started, capfd
     assert "Traceback" in capfd.readouterr().err
 
 
+@pytest.fixture
+def no_traceback_of_signals():
+    """Pytest's handler of SIGBUS, which a forked worker has too, may crash while it prints the worker's threads."""
+    was_enabled = faulthandler.is_enabled()
+    faulthandler.disable()
+    yield
+    if was_enabled:
+        faulthandler.enable(sys.__stderr__)
+
+
+@pytest.mark.usefixtures("no_traceback_of_signals")
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGBUS, "SIGBUS")])
 def test_a_killed_worker_is_noticed_and_the_others_end(started, number, name):
     loader = started()
