@@ -11,9 +11,9 @@ _EDGE = (0.5, 0.9)  # of the box, as a share of the patch's
 def cutmix(
     images: Tensor, labels: Tensor, probability: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Paste a box of the batch's next patch, with its labels, into each patch, or leave it as it is.
+    """Paste a box of the patch before it in the batch, with its labels, into each patch, or leave it as it is.
 
-    After Yun et al., CutMix, ICCV 2019; in a batch of one patch nothing changes.
+    After Yun et al., CutMix, ICCV 2019. The first patch gets a box of the last; in a batch of one nothing changes.
 
     Args:
         images: (B, C, *spatial).
@@ -34,7 +34,7 @@ def cutmix(
 def _random_boxes(
     num: int, size: Sequence[int], probability: float, generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    """Return which voxels are in a random box, bool (num, *size); for each probably none. Nothing leaves the device."""
+    """Return which voxels are in a random box, bool (num, *size), or in none. Nothing is read back from the device."""
 
     def uniform() -> Tensor:
         return torch.rand((num, *[1] * len(size)), generator=generator, device=device)

@@ -21,16 +21,15 @@ class Conv3d(nn.Conv3d):
             and input.dtype == torch.float32
             and input.ndim == 5
             and len(input) == 1
-            and self.padding_mode == "zeros"
-            and not isinstance(self.padding, str)
             and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
         )
 
 
 def let_onednn_convolve(network: nn.Module) -> None:
-    """Make all 3-D convolutions of a network :class:`Conv3d`, in place; parameters and their names stay."""
+    """Make all 3-D convolutions of a network, which pad by numbers of zeros, :class:`Conv3d`, in place; names stay."""
     for module in network.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = Conv3d

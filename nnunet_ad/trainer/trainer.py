@@ -75,14 +75,14 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         samples = overlap(hard_labels(logits_xi), y, self.num_classes, self.ignore_label)  # λ
         w = self.update_class_weights(samples)  # Eqs. 3-5
         if self.config.cutmix:  # θ learns from other images than its teachers label
-            y_u, quality = self.pseudo_label(x_u)
+            y_u, quality = self.pseudo_label(x_u)  # Eq. 7
             x_u, y_u = cutmix(x_u, y_u, self.config.cutmix, self.generator)
         encoding = self.forward(network.encode, x_l, x_u)
         e_l, e_u = encoding.features
         loss_diff = self.backward(self.dice_ce(self.forward(network.difficulty_decoder, e_l), y, w))  # Eq. 6
 
         if not self.config.cutmix:
-            y_u, quality = self.pseudo_label(x_u, e_u)
+            y_u, quality = self.pseudo_label(x_u, e_u)  # Eq. 7
         loss_u = self.backward(self.dice_ce(self.forward(network.unlabeled_decoder, e_u), y_u), self.mu)  # Eqs. 8, 9
 
         gradients = self._encoder_gradients_once_an_epoch(encoding)
@@ -119,7 +119,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             features: E(x_u), see :meth:`predict_psi`.
         """
         p_xi, p_psi = self.sample_xi(image), self.predict_psi(image, features)
-        y_u = self.ensemble(p_xi, p_psi, self.generator)  # Eq. 7
+        y_u = self.ensemble(p_xi, p_psi, self.generator)
         return y_u, {
             "pseudo_foreground": (y_u > 0).float().mean(),
             "agreement": agreement(hard_labels(p_xi), hard_labels(p_psi)),

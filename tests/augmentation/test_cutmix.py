@@ -11,7 +11,7 @@ def batch(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(3, 2, 16, 12, 10), (4, 1, 20, 16)])
-def test_a_box_of_the_next_patch_replaces_image_and_label_together(size):
+def test_a_box_of_the_patch_before_replaces_image_and_label_together(size):
     images, labels = batch(*size)
     mixed, mixed_labels = cutmix(images, labels, 1.0, torch.Generator().manual_seed(0))
     assert torch.equal(mixed[:, 0].long(), mixed_labels)

@@ -114,7 +114,7 @@ def test_recomputing_activations_takes_less_memory(started):
     assert peaks[1] < 0.95 * peaks[0]  # the logits of so narrow a network weigh as much as its activations
 
 
-def test_a_training_learns_can_be_continued_and_predicts(make_trainer, dataset, monkeypatch):
+def test_a_training_runs_loads_its_checkpoint_and_predicts(make_trainer, dataset, monkeypatch):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
     monkeypatch.setenv("NNUNET_AD_EPOCHS", "2")
     training = make_trainer(nnUNetTrainerAD, device=DEVICE)

@@ -71,6 +71,6 @@ def test_with_cutmix_theta_learns_from_mixed_patches_that_its_teachers_saw_whole
     assert torch.equal(seen["labelled"], x_u)
     labeled, mixed = seen["encoded"]
     assert torch.equal(labeled, x_l)
-    from_next = mixed == x_u.roll(1, 0)
-    assert torch.equal(mixed[~from_next], x_u[~from_next])
-    assert all(0 < from_next[i].float().mean() < 1 for i in range(2))
+    from_other = mixed == x_u.roll(1, 0)
+    assert torch.equal(mixed[~from_other], x_u[~from_other])
+    assert all(0 < from_other[i].float().mean() < 1 for i in range(2))
