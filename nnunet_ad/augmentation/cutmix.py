@@ -1,4 +1,4 @@
-"""CutMix of pseudo-labelled patches: the network must label a place by what it sees there, whatever is around it."""
+"""CutMix of patches: the network must label a place by what it sees there, whatever is around it."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,22 @@ _EDGE = (0.5, 0.9)  # of the box, as a share of the patch's
 
 
 def cutmix(
-    images: Tensor, labels: Tensor, probability: float, generator: torch.Generator | None = None
+    images: Tensor,
+    labels: Tensor,
+    donors: Tensor,
+    donor_labels: Tensor,
+    probability: float,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Paste a box of the patch before it in the batch, with its labels, into each patch, or leave it as it is.
+    """Paste a box of its donor, at the same place and with its labels, into each patch, or leave it as it is.
 
-    After Yun et al., CutMix, ICCV 2019. The first patch gets a box of the last; in a batch of one nothing changes.
+    After Yun et al., CutMix, ICCV 2019.
 
     Args:
         images: (B, C, *spatial).
         labels: (B, *spatial), integer.
+        donors: (B, C, *spatial), what boxes of are pasted, patch by patch.
+        donor_labels: (B, *spatial), integer.
         probability: That a patch is changed, in [0, 1].
         generator: Random state on the device of the images; ``None`` is torch's own.
 
@@ -26,8 +33,8 @@ def cutmix(
     """
     inside = _random_boxes(len(images), images.shape[2:], probability, generator, images.device)
     return (
-        torch.where(inside[:, None], images.roll(1, 0), images),
-        torch.where(inside, labels.roll(1, 0), labels),
+        torch.where(inside[:, None], donors, images),
+        torch.where(inside, donor_labels.to(labels.dtype), labels),
     )
 
 

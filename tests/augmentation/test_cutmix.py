@@ -4,6 +4,11 @@ import torch
 from nnunet_ad.augmentation.cutmix import cutmix
 
 
+def mix(images, labels, probability, generator):
+    """CutMix with the patch before in the batch."""
+    return cutmix(images, labels, images.roll(1, 0), labels.roll(1, 0), probability, generator)
+
+
 def batch(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images of which each voxel tells its patch, channel and place; labels that tell patch and place."""
     images = torch.arange(torch.Size(size).numel(), dtype=torch.float32).view(size)
@@ -11,9 +16,9 @@ def batch(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [(3, 2, 16, 12, 10), (4, 1, 20, 16)])
-def test_a_box_of_the_patch_before_replaces_image_and_label_together(size):
+def test_a_box_of_the_donor_replaces_image_and_label_together(size):
     images, labels = batch(*size)
-    mixed, mixed_labels = cutmix(images, labels, 1.0, torch.Generator().manual_seed(0))
+    mixed, mixed_labels = mix(images, labels, 1.0, torch.Generator().manual_seed(0))
     assert torch.equal(mixed[:, 0].long(), mixed_labels)
     for i in range(size[0]):
         inside = mixed_labels[i] != labels[i]
@@ -29,7 +34,7 @@ def test_a_box_of_the_patch_before_replaces_image_and_label_together(size):
 def test_boxes_differ_between_patches_and_draws():
     images, labels = batch(4, 1, 16, 16, 16)
     generator = torch.Generator().manual_seed(0)
-    first, second = (cutmix(images, labels, 1.0, generator)[1] != labels for _ in range(2))
+    first, second = (mix(images, labels, 1.0, generator)[1] != labels for _ in range(2))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
 
@@ -37,7 +42,7 @@ def test_boxes_differ_between_patches_and_draws():
 def test_the_probability_is_that_of_a_change():
     images, labels = batch(400, 1, 4, 4)
     generator = torch.Generator().manual_seed(0)
-    mixed, mixed_labels = cutmix(images, labels, 0.0, generator)
+    mixed, mixed_labels = mix(images, labels, 0.0, generator)
     assert torch.equal(mixed, images) and torch.equal(mixed_labels, labels)
-    changed = (cutmix(images, labels, 0.5, generator)[1] != labels).flatten(1).any(1)
+    changed = (mix(images, labels, 0.5, generator)[1] != labels).flatten(1).any(1)
     assert 0.4 < changed.float().mean() < 0.6
