@@ -2,21 +2,24 @@
 
     python benchmarks/quality/datasets.py cardiac -i CardiacMR -d 601 --source bSSFP --target LGE
     python benchmarks/quality/datasets.py dark-blood -i CardiacMR -d 611
+    python benchmarks/quality/datasets.py faded -i CardiacMR -d 612
     python benchmarks/quality/datasets.py head-neck -i HeadNeckCT -d 701
 
 ``cardiac`` is domain adaptation (MS-CMR 2019, SLAug-style preprocessing): labelled are cases 1 to 10 of the source,
 unlabelled 11 to 20 of the target, kept aside with labels 21 to 30 of the target. Equal numbers are probably the same
-patient. ``dark-blood`` is domain generalisation on the same cases: labelled are bSSFP 1 and 2 and LGE 3 and 4,
-unlabelled bSSFP 5 to 12 and LGE 13 to 20, and kept aside with labels is bSSFP 21 to 30 with intensities mapped to an
-appearance that neither has, since a third sequence is not at hand: blood dark, muscle bright. ``head-neck`` is
-class-imbalanced (OpenKBP): five organs, since a missing one was not contoured. The first seven cases in which all five
-were are labelled, the others of that kind kept aside, and the rest is unlabelled.
+patient. ``dark-blood`` and ``faded`` are domain generalisation on the same cases: labelled are bSSFP 1 and 2 and LGE 3
+and 4, unlabelled bSSFP 5 to 12 and LGE 13 to 20, and kept aside with labels is bSSFP 21 to 30 in an appearance that
+neither has, made since a third sequence is not at hand: blood dark and muscle bright, or little contrast between the
+two, uneven brightness and noise. ``head-neck`` is class-imbalanced (OpenKBP): five organs, since a missing one was not
+contoured. The first seven cases in which all five were are labelled, the others of that kind kept aside, and the rest
+is unlabelled.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +35,56 @@ from nnunet_ad.conversion.writer import write_dataset
 ORGANS = {"brainstem": 1, "spinal cord": 2, "right parotid": 3, "left parotid": 4, "mandible": 7}
 CHAMBERS = {"background": 0, "myocardium": 1, "left ventricle": 2, "right ventricle": 3}
 MS_CMR = Provenance("MS-CMR 2019", "Cardiac MR in two sequences", "", "")
-DARK_BLOOD = (0, 0.2, 1), (0, 1, 0.1)  # relative intensities before and after
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What bSSFP, where blood is brightest, is made to look like; intensities relative to the 1st to 99th percentile.
+
+    Attributes:
+        name: Of the domain.
+        before: Relative intensities that are mapped, piecewise linearly,
+        after: to these.
+        unevenness: Brightness falls from 1 + this to 1 - this from the first to the last column.
+        noise: Standard deviation of normal noise.
+    """
+
+    name: str
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    unevenness: float = 0.0
+    noise: float = 0.0
+
+    def of(self, volume: Volume, seed: int) -> Volume:
+        """Return a volume that is read in this appearance, with noise of a seed."""
+
+        def read() -> sitk.Image:
+            image = volume.read()
+            voxels = sitk.GetArrayFromImage(image)
+            low, high = np.percentile(voxels, (1, 99))
+            mapped = np.interp((voxels - low) / (high - low), self.before, self.after)
+            mapped *= np.linspace(1 + self.unevenness, 1 - self.unevenness, mapped.shape[-1])
+            mapped += self.noise * np.random.default_rng(seed).standard_normal(mapped.shape)
+            result = sitk.GetImageFromArray(mapped.astype(np.float32))
+            result.CopyInformation(image)
+            return result
+
+        return Volume(volume.file, read)
+
+
+DARK_BLOOD = Appearance("dark blood", before=(0, 0.2, 1), after=(0, 1, 0.1))
+FADED = Appearance("faded", before=(0, 0.2, 0.5, 1), after=(0, 0.5, 0.75, 1), unevenness=0.3, noise=0.05)
 
 
 def main() -> None:
     """Write one dataset to ``nnUNet_raw``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    makers = {"cardiac": cardiac, "dark-blood": dark_blood, "head-neck": head_neck}
+    makers = {
+        "cardiac": cardiac,
+        "dark-blood": partial(unseen, appearance=DARK_BLOOD),
+        "faded": partial(unseen, appearance=FADED),
+        "head-neck": head_neck,
+    }
     parser.add_argument("dataset", choices=makers)
     parser.add_argument("-i", dest="input", type=Path, required=True)
     parser.add_argument("-d", dest="dataset_id", type=int, required=True)
@@ -64,7 +110,7 @@ def cardiac(arguments: argparse.Namespace) -> Dataset:
     )
 
 
-def dark_blood(arguments: argparse.Namespace) -> Dataset:
+def unseen(arguments: argparse.Namespace, appearance: Appearance) -> Dataset:
     """Describe domain generalisation from both sequences to a made appearance."""
     fold = Fold(
         numbered("bSSFP", 1, 2) + numbered("LGE", 3, 4),
@@ -72,20 +118,20 @@ def dark_blood(arguments: argparse.Namespace) -> Dataset:
         numbered("bSSFP", 5, 12) + numbered("LGE", 13, 20),
     )
     cases = [
-        replace(each, domain="dark blood", channels=tuple(map(with_dark_blood, each.channels)))
+        replace(each, domain=appearance.name, channels=tuple(appearance.of(c, number) for c in each.channels))
         if each.name in fold.val
         else each
-        for each in cardiac_cases(fold, arguments.input)
+        for number, each in enumerate(cardiac_cases(fold, arguments.input))
     ]
     return describe(
         arguments,
-        name="Cardiac_to_dark_blood",
+        name=f"Cardiac_to_{appearance.name.replace(' ', '_')}",
         labels=CHAMBERS,
         cases=cases,
         fold=fold,
         provenance=MS_CMR,
         setting="semi-supervised domain generalisation",
-        notes=("the domain dark blood is made: its images are bSSFP with their intensities mapped",),
+        notes=(f"the domain {appearance.name} is made: its images are bSSFP with their intensities changed",),
     )
 
 
@@ -99,20 +145,6 @@ def cardiac_cases(fold: Fold, root: Path) -> list[Case]:
     sequences = {name: name.partition("_")[0] for name in (*fold.train, *fold.unlabeled, *fold.val)}
     files = {name: case_files(root / sequence, name) for name, sequence in sequences.items()}
     return [case(name, sequence, files, fold.unlabeled, root) for name, sequence in sequences.items()]
-
-
-def with_dark_blood(volume: Volume) -> Volume:
-    """Map intensities of a bSSFP volume, where blood is brightest, by DARK_BLOOD, from its 1st to 99th percentile."""
-
-    def read() -> sitk.Image:
-        image = volume.read()
-        voxels = sitk.GetArrayFromImage(image)
-        low, high = np.percentile(voxels, (1, 99))
-        mapped = sitk.GetImageFromArray(np.interp((voxels - low) / (high - low), *DARK_BLOOD).astype(np.float32))
-        mapped.CopyInformation(image)
-        return mapped
-
-    return Volume(volume.file, read)
 
 
 def head_neck(arguments: argparse.Namespace) -> Dataset:
