@@ -1,4 +1,4 @@
-"""Algorithm 1 read off the page: every flow and every DDIM step by itself, in float32, nothing shared or fused.
+"""Algorithm 1, and CutMix, read off the page: each flow and DDIM step by itself, in float32, nothing shared or fused.
 
 What the train step of the package is compared with, in time and memory by ``benchmarks/train_step.py`` and in its
 result by a test. It draws its random numbers in the order in which the trainer does.
@@ -7,6 +7,7 @@ result by a test. It draws its random numbers in the order in which the trainer 
 import torch
 from torch import Tensor, nn
 
+from nnunet_ad.augmentation.cutmix import cutmix
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.losses import dice_ce
@@ -55,6 +56,8 @@ class ReferenceStep:
             p_xi = self._ddim(x_u)
             p_psi = network.difficulty_decoder(network.encoder(x_u))
         y_u = ensemble(p_xi, p_psi, self.generator)
+        if self.config.cutmix:
+            x_u, y_u = cutmix(x_u, y_u, x_l, y, self.config.cutmix, self.generator)
         unlabeled = dice_ce(network.unlabeled_decoder(network.encoder(x_u)), y_u)
 
         self.optimizer.zero_grad()

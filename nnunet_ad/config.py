@@ -33,10 +33,8 @@ class ADConfig:
             mean of two decoders until the end, when they hardly change.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
         mirroring: Mirror patches at random, average over mirrored windows in inference; nnU-Net does, the paper not.
-        cutmix: Probability that a patch θ learns from has a box of another patch, with its label, pasted into it; the
-            paper has none.
-        cutmix_donors: What these boxes are cut from: "labeled" patches, or other "unlabeled" ones with their
-            pseudo-labels.
+        cutmix: Probability that a patch θ learns from has a box of a labelled patch, with its label, pasted into it.
+            0 is the paper's; see docs/results for what it does.
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
@@ -66,18 +64,13 @@ class ADConfig:
     distillation_follows_learning_rate: bool = False
     num_augmentations: int = 3
     mirroring: bool = False
-    cutmix: float = 0.0
-    cutmix_donors: str = "unlabeled"
+    cutmix: float = 1.0
     svda: bool = True
     diffusion: bool = True
     difficulty_weighting: bool = True
     reweighted_sampling: bool = True
     decoupling: bool = True
     recompute_activations: bool = False
-
-    def __post_init__(self):
-        if self.cutmix_donors not in ("labeled", "unlabeled"):
-            raise ValueError(f'cutmix_donors is {self.cutmix_donors!r}; expected "labeled" or "unlabeled"')
 
 
 # Table 8. The batch sizes (4, 4, 2, 4) and F = 32 features of that table are for nnU-Net's plans to say.

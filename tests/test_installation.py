@@ -19,7 +19,7 @@ TRAINERS = [
     *(f"nnUNetTrainerAD_{length}" for length in ("1epoch", "5epochs", "20epochs", "50epochs", "100epochs")),
     *(
         f"nnUNetTrainerAD_{part}"
-        for part in ("CutMix", "demo", "NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")
+        for part in ("Paper", "demo", "NoSVDA", "NoDiffusion", "NoDRS", "NoRS", "NoDecoupling")
     ),
 ]
 

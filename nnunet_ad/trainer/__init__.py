@@ -10,13 +10,13 @@ from nnunet_ad.trainer.variants import (
     nnUNetTrainerAD_20epochs,
     nnUNetTrainerAD_50epochs,
     nnUNetTrainerAD_100epochs,
-    nnUNetTrainerAD_CutMix,
     nnUNetTrainerAD_demo,
     nnUNetTrainerAD_NoDecoupling,
     nnUNetTrainerAD_NoDiffusion,
     nnUNetTrainerAD_NoDRS,
     nnUNetTrainerAD_NoRS,
     nnUNetTrainerAD_NoSVDA,
+    nnUNetTrainerAD_Paper,
 )
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "nnUNetTrainerAD_20epochs",
     "nnUNetTrainerAD_50epochs",
     "nnUNetTrainerAD_100epochs",
-    "nnUNetTrainerAD_CutMix",
     "nnUNetTrainerAD_NoDRS",
     "nnUNetTrainerAD_NoDecoupling",
     "nnUNetTrainerAD_NoDiffusion",
     "nnUNetTrainerAD_NoRS",
     "nnUNetTrainerAD_NoSVDA",
+    "nnUNetTrainerAD_Paper",
     "nnUNetTrainerAD_demo",
     "nnUNetTrainerCPS",
     "nnUNetTrainerMeanTeacher",

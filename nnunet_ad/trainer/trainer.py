@@ -76,7 +76,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         w = self.update_class_weights(samples)  # Eqs. 3-5
         if self.config.cutmix:  # θ learns from other images than its teachers label
             y_u, quality = self.pseudo_label(x_u)  # Eq. 7
-            x_u, y_u = self.mix(x_u, y_u, x_l, y)
+            x_u, y_u = cutmix(x_u, y_u, x_l, y, self.config.cutmix, self.generator)
         encoding = self.forward(network.encode, x_l, x_u)
         e_l, e_u = encoding.features
         loss_diff = self.backward(self.dice_ce(self.forward(network.difficulty_decoder, e_l), y, w))  # Eq. 6
@@ -124,11 +124,6 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             "pseudo_foreground": (y_u > 0).float().mean(),
             "agreement": agreement(hard_labels(p_xi), hard_labels(p_psi)),
         }
-
-    def mix(self, x_u: Tensor, y_u: Tensor, x_l: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return unlabelled patches and pseudo-labels with boxes of labelled ones or of each other pasted in."""
-        donors = (x_l, y) if self.config.cutmix_donors == "labeled" else (x_u.roll(1, 0), y_u.roll(1, 0))
-        return cutmix(x_u, y_u, *donors, self.config.cutmix, self.generator)
 
     def sample_xi(self, image: Tensor) -> Tensor:
         """Return the logits of ξ by DDIM for images (B, C, *spatial), without noise in ablation NoDiffusion."""

@@ -1,4 +1,4 @@
-"""Variants of the trainer, found by ``-tr``: CutMix, shorter trainings, the ablations of Table 6 and the appendix."""
+"""Variants of the trainer, found by ``-tr``: the paper's, shorter ones, the ablations of Table 6 and the appendix."""
 
 from dataclasses import replace
 
@@ -6,10 +6,10 @@ from nnunet_ad.config import ADConfig
 from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 
 
-class nnUNetTrainerAD_CutMix(nnUNetTrainerAD):
-    """θ learns from mixed patches; beyond the paper, see docs/results."""
+class nnUNetTrainerAD_Paper(nnUNetTrainerAD):
+    """As published: θ learns from unlabelled patches as its teachers see them."""
 
-    config = replace(ADConfig(), cutmix=1.0)
+    config = replace(ADConfig(), cutmix=0.0)
 
 
 class nnUNetTrainerAD_1epoch(nnUNetTrainerAD):

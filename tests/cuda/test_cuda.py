@@ -66,15 +66,16 @@ def test_a_step_waits_for_the_device_only_where_the_hosts_scaler_does(started, m
     assert torch.isfinite(outputs["loss"])
 
 
+@pytest.mark.parametrize("cutmix", [0.0, 1.0], ids=["paper", "cutmix"])
 @pytest.mark.parametrize("num_sampling_steps", [1, 4])
-def test_in_float32_a_step_gives_the_parameters_of_the_plain_step(started, monkeypatch, num_sampling_steps):
+def test_in_float32_a_step_gives_the_parameters_of_the_plain_step(started, monkeypatch, num_sampling_steps, cutmix):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from reference_step import ReferenceStep
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for module in (semi_supervised, trainer):
         monkeypatch.setattr(module, "forward_precision", lambda device: nullcontext())
-    ours, theirs = (started(num_sampling_steps=num_sampling_steps) for _ in range(2))
+    ours, theirs = (started(num_sampling_steps=num_sampling_steps, cutmix=cutmix) for _ in range(2))
     ours.grad_scaler = None
     losses, expected = ours.train_step(batch()), ReferenceStep(theirs)(batch())
     for flow, value in expected.items():

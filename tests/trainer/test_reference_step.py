@@ -41,9 +41,10 @@ def batch() -> dict:
     return {"data": images[0], "unlabeled_data": images[1], "target": target.to(torch.int16)}
 
 
+@pytest.mark.parametrize("cutmix", [0.0, 1.0], ids=["paper", "cutmix"])
 @pytest.mark.parametrize("num_sampling_steps", [1, 10])
-def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps):
-    settings = {"num_sampling_steps": num_sampling_steps, "rampup_epochs": 0}
+def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps, cutmix):
+    settings = {"num_sampling_steps": num_sampling_steps, "rampup_epochs": 0, "cutmix": cutmix}
     ours, theirs = started(**settings), started(**settings)
     losses, expected = ours.train_step(batch()), reference_step(theirs)(batch())
     for flow, value in expected.items():
