@@ -61,6 +61,17 @@ def test_labeled_losses_and_difficulty_are_those_of_the_other_voxels(make_traine
     torch.testing.assert_close(samples.over_batch().dice(), torch.stack(expected))
 
 
+def test_ignored_voxels_of_a_pasted_box_have_no_part_in_the_unlabeled_loss(make_trainer, half_ignored):
+    trainer = make_trainer(nnUNetTrainerAD, labels=LABELS)
+    trainer.initialize()
+    calls, dice_ce_of_trainer = [], trainer.dice_ce
+    trainer.dice_ce = lambda logits, y, *w: calls.append((logits.detach(), y)) or dice_ce_of_trainer(logits, y, *w)
+    outputs = trainer.train_step(half_ignored)
+    theta, mixed = calls[2]
+    assert (mixed == IGNORE).any()
+    torch.testing.assert_close(outputs["loss_unlabeled"], dice_ce(*valid_voxels(theta, mixed)))
+
+
 @pytest.fixture
 def sparsely_annotated(dataset, make_trainer):
     """The dataset with labels in a few slices of each case only."""

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from planned_dataset import DATASET, PATHS, PLANS, set_paths
 from torch import distributed, multiprocessing
 from torch.multiprocessing import ProcessExitedException
 
+from nnunet_ad.augmentation.cutmix import cutmix
 from nnunet_ad.config import ADConfig
 from nnunet_ad.diffusion import encode_labels
 from nnunet_ad.pseudo_label import plain_sum
@@ -26,6 +28,7 @@ from nnunet_ad.trainer import (
     nnUNetTrainerAD_NoDecoupling,
     nnUNetTrainerAD_NoDiffusion,
 )
+from nnunet_ad.trainer import trainer as trainer_module
 from nnunet_ad.trainer.processes import add_over_processes_, joint_sum
 
 NUM_STEPS = 3
@@ -40,7 +43,7 @@ def start_gloo(folder: Path, name: str, rank: int, num_processes: int = 2) -> No
 
 
 class KnownNoise(nnUNetTrainerAD):
-    """Noise of the joint batch, of which a process takes its own patches; without Gumbel noise."""
+    """Noise and boxes of the joint batch, of which a process takes its own patches; without Gumbel noise."""
 
     config = replace(ADConfig(), rampup_epochs=0, num_sampling_steps=2)
 
@@ -58,6 +61,16 @@ class KnownNoise(nnUNetTrainerAD):
         t = self.own_part(torch.randint(self.diffusion.num_steps, (2,), generator=self.joint_noise))
         y_0 = encode_labels(y, self.num_classes)
         return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
+
+    def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
+        with patch.object(trainer_module, "cutmix", self.paste_known_boxes):
+            return super().train_step(batch)
+
+    def paste_known_boxes(self, images, labels, donors, donor_labels, probability, generator):
+        nothing, all_of_it = (torch.full((2, *labels.shape[1:]), value) for value in (0, 1))
+        boxes = cutmix(nothing[:, None], nothing, all_of_it[:, None], all_of_it, probability, self.joint_noise)[1]
+        inside = self.own_part(boxes).bool()
+        return torch.where(inside[:, None], donors, images), torch.where(inside, donor_labels.long(), labels)
 
     def own_part(self, joint: torch.Tensor) -> torch.Tensor:
         return joint[self.local_rank :][:1] if self.is_ddp else joint
