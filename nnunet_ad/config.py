@@ -39,7 +39,7 @@ class ADConfig:
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
         reweighted_sampling: Ensemble by Eq. 7; off is ablation NoRS, a plain sum of two softmaxes (Table 6).
-        decoupling: θ learns from unlabelled data only; off is ablation NoDecoupling, from labelled data too (appendix).
+        decoupling: θ learns from unlabelled patches only; off is ablation NoDecoupling, labelled ones, too (appendix).
         recompute_activations: Keep only what goes from stage to stage for the backward pass and compute the rest again:
             less memory, more time, same results.
     """

@@ -30,8 +30,9 @@ from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
 class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     """Aggregating & Decoupling (Wang & Li, NeurIPS 2023) for semi-supervised, adaptive, generalising segmentation.
 
-    Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. What ``nnUNetv2_predict``
-    uses is the encoder with the unlabelled decoder, as the last epoch left them.
+    Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. Beyond the paper, boxes of
+    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``). What
+    ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, as the last epoch left them.
 
     Attributes:
         diffusion: Noise schedule and DDIM.
