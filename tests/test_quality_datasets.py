@@ -28,11 +28,11 @@ def cardiac(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("appearance", "noise", "expected"),
-    [("dark-blood", 0, [0, 1 - 0.9 * 0.1 / 0.8, 0.1, 0.1]), ("faded", 0.05, [0, 0.5 + 0.25 / 3, 1, 1])],
+    ("appearance", "unevenness", "noise", "expected"),
+    [("dark-blood", 0, 0, [0, 1 - 0.9 * 0.1 / 0.8, 0.1, 0.1]), ("faded", 0.3, 0.05, [0, 0.5 + 0.25 / 3, 1, 1])],
 )
 def test_the_unseen_domain_is_made_of_kept_aside_cases_only(
-    cardiac, tmp_path, monkeypatch, appearance, noise, expected
+    cardiac, tmp_path, monkeypatch, appearance, unevenness, noise, expected
 ):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     done = subprocess.run(
@@ -54,8 +54,11 @@ def test_the_unseen_domain_is_made_of_kept_aside_cases_only(
         for name in ("bSSFP_21", "bSSFP_01")
     )
     np.testing.assert_allclose([seen[label == value].mean() for value in range(4)], [0, 15, 50, 50], rtol=1e-5)
-    means = [unseen[label == value].mean() for value in range(4)]
-    np.testing.assert_allclose(means, expected, atol=2 * noise + 1e-3)  # small samples, and uneven brightness
+    brightness = np.linspace(1 + unevenness, 1 - unevenness, 8)
+    means = [(unseen / brightness)[label == value].mean() for value in range(4)]
+    np.testing.assert_allclose(means, expected, rtol=1e-3, atol=0.5 * noise)  # of some 60 voxels each
+    blood = np.where(label >= 2, unseen, np.nan)
+    np.testing.assert_allclose(np.nanmean(blood, axis=(0, 1)), brightness * expected[3], rtol=1e-3, atol=noise)
     assert np.isclose(unseen[label == 0].std(), noise, rtol=0.2)
     sidecar = json.loads((raw / "nnunet_ad.json").read_text())
     assert "made: its images are bSSFP" in json.dumps(sidecar)
