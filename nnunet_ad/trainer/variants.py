@@ -1,4 +1,7 @@
-"""Variants of the trainer, found by ``-tr``: the paper's, shorter ones, the ablations of Table 6 and the appendix."""
+"""Variants of the trainer, found by ``-tr``: the paper's, shorter ones, the ablations of Table 6 and the appendix.
+
+An ablation takes one part off the default, which has CutMix; the paper's tables take it off ``nnUNetTrainerAD_Paper``.
+"""
 
 from dataclasses import replace
 

@@ -9,7 +9,7 @@ import torch
 
 from nnunet_ad.diffusion import encode_labels
 from nnunet_ad.distillation import distill_
-from nnunet_ad.trainer import nnUNetTrainerAD
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_Paper
 
 
 @pytest.fixture
@@ -56,6 +56,22 @@ def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
     trainer.distill()
     for ours, theirs in zip(network.unlabeled_decoder.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_papers_trainer_differs_from_the_default_by_cutmix_only():
+    assert nnUNetTrainerAD.config.cutmix > 0
+    assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, cutmix=0.0)
+
+
+def test_without_cutmix_theta_learns_from_the_patches_that_its_teachers_saw(trainer_with, monkeypatch):
+    trainer = trainer_with(cutmix=0.0, num_sampling_steps=1, rampup_epochs=0)
+    trainer.initialize()
+    encoded, encode = [], trainer.network.encode
+    monkeypatch.setattr(trainer.network, "encode", lambda *images: encoded.extend(images) or encode(*images))
+    x_l, x_u = torch.randn(2, 2, 1, 16, 16, 16)
+    y = torch.randint(3, (2, 1, 16, 16, 16)).to(torch.int16)
+    trainer.train_step({"data": x_l, "target": y, "unlabeled_data": x_u})
+    assert torch.equal(encoded[1], x_u)
 
 
 def test_with_cutmix_theta_learns_from_mixed_patches_that_its_teachers_saw_whole(trainer_with, monkeypatch):
