@@ -120,10 +120,9 @@ def reuse_features(network: ADNetwork) -> None:
 def full_resolution(network: ADNetwork, image_part: Tensor, noisy_label: Tensor, t: Tensor) -> Tensor:
     """Return the features of the first stage of the noisy flow."""
     encoder = network.encoder
-    stem = encoder.noisy_stem
-    label_part = stem.conv._conv_forward(noisy_label, stem.conv.weight[:, -noisy_label.shape[1] :], None)
+    convolved = image_part + encoder.label_conv(noisy_label)
     x = encoders._run_behind_convolution(
-        stem, image_part + label_part, encoder.modulations[0], encoder.step_embedding(t)
+        encoder.noisy_stem, convolved, encoder.modulations[0], encoder.step_embedding(t)
     )
     return encoders._run_units(encoders._units_after_stem(encoder.image_encoder), x)
 

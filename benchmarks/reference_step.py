@@ -29,9 +29,7 @@ class ReferenceStep:
         self.network: ADNetwork = trainer.bare_network
         self.optimizer, self.generator = trainer.optimizer, trainer.generator
         self.num_classes = trainer.num_classes
-        self.diffusion = GaussianDiffusion(
-            config.num_diffusion_steps, config.beta_start, config.beta_end, config.label_scale
-        )
+        self.diffusion = GaussianDiffusion.of(config)
         self.difficulty = DifficultyWeights(
             self.num_classes - 1, config.difficulty_window, config.difficulty_exponent
         ).to(self.device)
@@ -67,9 +65,13 @@ class ReferenceStep:
         self._distill()
         return {"denoising": denoising.item(), "difficulty": difficulty.item(), "unlabeled": unlabeled.item()}
 
-    def _encode_noisy(self, image: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
+    def _encode_noisy(self, image: Tensor, y_t: Tensor, t: Tensor) -> list[Tensor]:
         encoder = self.network.encoder
-        return encoder.encode_convolved(encoder.noisy_stem.conv(torch.cat((image, noisy_label), dim=1)), t)
+        if self.config.shrink_noisy_labels:
+            y_t = self.diffusion.alpha_bar[t.cpu()].sqrt().float().view(-1, *[1] * (y_t.ndim - 1)).to(y_t.device) * y_t
+        conv = encoder.noisy_stem.conv
+        weight = torch.cat((conv.weight, encoder.label_conv.weight), dim=1)
+        return encoder.encode_convolved(conv._conv_forward(torch.cat((image, y_t), dim=1), weight, conv.bias), t)
 
     def _foreground_weights(self, prediction: Tensor, y: Tensor) -> Tensor:
         dice, present = [], []

@@ -23,6 +23,10 @@ class ADConfig:
         beta_start: First value of the linear noise schedule (Eq. 1).
         beta_end: Last value of the linear noise schedule (Eq. 1).
         label_scale: b, labels are in {-b, b} before noise is added (Eq. 1); below 1 ξ must look at the image more.
+        shrink_noisy_labels: ξ reads √ᾱ_t·y_t, the best linear estimate of y_0, and not y_t, whose noise would drown the
+            image at large t. Off is the paper's; see docs/results for what it does.
+        shared_stem: The noisy stem shares its image part with the image-only stem. Off, two stems, is the paper's; see
+            docs/results.
         num_sampling_steps: S, DDIM steps for a pseudo-label.
         difficulty_window: τ, updates of a class that its difficulty looks back on (Eqs. 3-5).
         difficulty_exponent: α, exponent of the learning difficulty in the class weight (Eq. 5).
@@ -55,6 +59,8 @@ class ADConfig:
     beta_start: float = 1e-4
     beta_end: float = 2e-2
     label_scale: float = 1.0
+    shrink_noisy_labels: bool = True
+    shared_stem: bool = True
     num_sampling_steps: int = 10
     difficulty_window: int = 50
     difficulty_exponent: float = 0.2

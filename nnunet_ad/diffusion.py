@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nnunet_ad.config import ADConfig
+
 
 def encode_labels(target: Tensor, num_classes: int, ignore_label: int | None = None) -> Tensor:
     """Return y_0, the one-hot label in {-1, 1} that Eq. 1 adds noise to.
@@ -47,6 +49,7 @@ class GaussianDiffusion:
         beta_end: β of the last step.
         label_scale: b, y_0 is in {-b, b}. Smooth labels stay readable in noise until late, so that a network hardly
             needs the image to denoise them; below 1 it needs it more.
+        shrink: Let the network read √ᾱ_t·y_t in place of y_t, see :meth:`network_input`.
 
     Attributes:
         num_steps: T.
@@ -58,7 +61,12 @@ class GaussianDiffusion:
     """
 
     def __init__(
-        self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2, label_scale: float = 1.0
+        self,
+        num_steps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 2e-2,
+        label_scale: float = 1.0,
+        shrink: bool = False,
     ):
         if num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; a diffusion needs at least one step")
@@ -66,10 +74,21 @@ class GaussianDiffusion:
             raise ValueError(f"got beta_start={beta_start}, beta_end={beta_end}; 0 < beta_start <= beta_end < 1 needed")
         if label_scale <= 0:
             raise ValueError(f"got label_scale={label_scale}; it must be positive")
-        self.num_steps, self.label_scale = num_steps, label_scale
+        self.num_steps, self.label_scale, self.shrink = num_steps, label_scale, shrink
         beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)
         self._scales: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, config: ADConfig) -> "GaussianDiffusion":
+        """Return the diffusion that a training with these hyper-parameters has."""
+        return cls(
+            config.num_diffusion_steps,
+            config.beta_start,
+            config.beta_end,
+            config.label_scale,
+            config.shrink_noisy_labels,
+        )
 
     def noise_labels(self, y_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return y_t = √ᾱ_t·y_0 + √(1-ᾱ_t)·ε (Eq. 1).
@@ -88,8 +107,19 @@ class GaussianDiffusion:
         if not y_0.is_floating_point():
             raise ValueError(f"y_0 has dtype {y_0.dtype}; a floating one is needed, see encode_labels")
         signal, noise = self._signal_and_noise_scales(y_0.device, y_0.dtype)
-        shape = (-1, *[1] * (y_0.ndim - 1))
-        return signal[t].view(shape) * y_0 + noise[t].view(shape) * eps.to(y_0.dtype)
+        return _per_sample(signal[t], y_0) * y_0 + _per_sample(noise[t], y_0) * eps.to(y_0.dtype)
+
+    def network_input(self, y_t: Tensor, t: Tensor) -> Tensor:
+        """Return what ξ reads of y_t (B, K, *spatial) at t (B,): √ᾱ_t·y_t if labels are shrunk, else y_t itself.
+
+        √ᾱ_t·y_t is the linear estimate of y_0 with the least squared error, where y_0 has unit variance (c_skip·x in
+        EDM, Karras et al., NeurIPS 2022). Where y_t is all noise hardly anything of it is left, and ξ looks at the
+        image; K channels of unit noise beside the image would drown it.
+        """
+        if not self.shrink:
+            return y_t
+        signal, _ = self._signal_and_noise_scales(y_t.device, y_t.dtype)
+        return _per_sample(signal[t], y_t) * y_t
 
     def ddim_timesteps(self, num_sampling_steps: int) -> list[int]:
         """Return the steps that DDIM visits, ascending: rounded linspace(0, T-1, S), or [T-1] for S = 1.
@@ -110,7 +140,8 @@ class GaussianDiffusion:
         """Denoise ``y_T`` by deterministic DDIM (η = 0) and return the logits of the last step.
 
         Args:
-            predict_logits: Maps (y_t (B, K, *spatial), t (B,) int64) to logits (B, K, *spatial).
+            predict_logits: Maps (y_t (B, K, *spatial), t (B,) int64) to logits (B, K, *spatial); it is given y_t as
+                :meth:`network_input` makes it.
             y_T: Standard normal noise (B, K, *spatial).
             num_sampling_steps: S.
 
@@ -125,7 +156,7 @@ class GaussianDiffusion:
         y_t = y_T
         for i in reversed(range(len(timesteps))):
             t = torch.full((y_t.shape[0],), timesteps[i], dtype=torch.int64, device=y_t.device)
-            logits = _at_least_float32(predict_logits(y_t, t))
+            logits = _at_least_float32(predict_logits(self.network_input(y_t, t), t))
             if i == 0:
                 break
             # Paper: x̂_0 is the network's prediction. Public code: logits clamped to [-1, 1], so that no class ever
@@ -141,6 +172,10 @@ class GaussianDiffusion:
             signal, noise = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
             self._scales[device, dtype] = (signal.to(dtype).to(device), noise.to(dtype).to(device))
         return self._scales[device, dtype]
+
+
+def _per_sample(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (x.ndim - 1))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

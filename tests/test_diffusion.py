@@ -112,6 +112,37 @@ def test_under_a_perfect_predictor_the_trajectory_follows_the_forward_process(la
         torch.testing.assert_close(y_t, diffusion.noise_labels(y_0, torch.tensor([step]), eps))
 
 
+@pytest.mark.parametrize("spatial", SPATIAL)
+def test_shrunk_noisy_labels_are_the_best_linear_estimate_of_the_label(spatial):
+    diffusion = GaussianDiffusion(shrink=True)
+    y_0 = encode_labels(torch.randint(2, (3, *spatial)), 2).double()
+    t, eps = torch.tensor([0, 400, 999]), torch.randn(y_0.shape, dtype=torch.float64)
+    y_t = diffusion.noise_labels(y_0, t, eps)
+    read = diffusion.network_input(y_t, t)
+    assert torch.equal(GaussianDiffusion().network_input(y_t, t), y_t)
+    for i, step in enumerate(t.tolist()):
+        # Cov(y_0, y_t) / Var(y_t) for Eq. 1 with Var(y_0) = Var(ε) = 1
+        slope = float(diffusion.alpha_bar[step]) ** 0.5
+        torch.testing.assert_close(read[i], slope * y_t[i])
+
+
+def test_ddim_gives_the_network_what_training_gave_it():
+    plain, shrinking, seen = GaussianDiffusion(), GaussianDiffusion(shrink=True), []
+    y_T = torch.randn(1, 2, 4, 4, 4)
+
+    def predict(read, t):
+        seen.append((int(t), read))
+        return 5.0 * encode_labels(torch.ones(1, 4, 4, 4, dtype=torch.int64), 2)
+
+    plain.ddim_sample(predict, y_T, 4)
+    unshrunk = dict(seen)
+    seen.clear()
+    shrinking.ddim_sample(predict, y_T, 4)
+    assert len(seen) == 4
+    for step, read in seen:
+        torch.testing.assert_close(read, float(plain.alpha_bar[step]) ** 0.5 * unshrunk[step])
+
+
 def test_prediction_becomes_confident(diffusion):
     """Clamped logits could not: with K = 14 no softmax of values in [-1, 1] passes 0.37."""
     seen = []

@@ -60,8 +60,11 @@ class Target:
         return cls(plans_dict, dataset_json, configuration)
 
     def network(self) -> ADNetwork:
-        """Build the network, with weights as they are drawn; the three decoders have the same ones."""
-        return network_of_plans(self.plans, self.dataset_json, self.configuration)
+        """Build the network, with weights as they are drawn; the three decoders have the same ones.
+
+        It has a noisy stem of its own: nnU-Net passes over weights that a network does not have, and misses others.
+        """
+        return network_of_plans(self.plans, self.dataset_json, self.configuration, shared_stem=False)
 
 
 @dataclass
@@ -115,8 +118,10 @@ def _fill(network: ADNetwork, theirs: Mapping[str, Tensor]) -> Import:
     found = Import()
     exported = is_of_ad_network(theirs)
     num_stages = len(network.unlabeled_decoder.stages)
+    image_stem = next(name for name, module in network.named_modules() if module is network.encoder.image_stem)
     for name, parameter in network.named_parameters():
-        source = theirs.get(_name_in_export(name) if exported else _name_in_stock(name, num_stages))
+        start = name.replace("encoder.separate_stem", image_stem)
+        source = theirs.get(_name_in_export(start) if exported else _name_in_stock(start, num_stages))
         if source is None:
             found.unknown.append(name)
         elif source.shape != parameter.shape:

@@ -12,7 +12,8 @@ from torch import Tensor
 _TRAINING_ONLY = (
     "denoising_decoder.",
     "difficulty_decoder.",
-    "encoder.noisy_stem.",
+    "encoder.label_conv.",
+    "encoder.separate_stem.",
     "encoder.step_embedding.",
     "encoder.modulations.",
 )

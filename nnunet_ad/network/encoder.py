@@ -1,4 +1,6 @@
-"""The encoder that all flows share: nnU-Net's own, with a second stem for noisy labels."""
+"""The encoder that all flows share: nnU-Net's own, with a second way in for an image with a noisy label."""
+
+from copy import deepcopy
 
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
@@ -18,16 +20,20 @@ class ADEncoder(Stages):
 
     ``encoder(image)`` is exactly what nnU-Net's encoder computes. ``encoder(image, y_t, t)`` enters by the noisy stem
     and passes the same stages; the step enters after the first normalisation of the stem and of each further stage.
+    The noisy stem convolves image and noisy label together, which is a convolution of either and a sum. Where it shares
+    the image's part, and all behind the sum, with the image-only stem, what the unlabelled flow teaches the first
+    features of an image reaches the denoising flow, too.
 
     Args:
         image_encoder: nnU-Net's encoder of either kind; its stem is the image-only one.
         num_classes: K, channels of a noisy label.
+        shared_stem: Whether the noisy stem is the image-only one with a convolution of the noisy label added.
 
     Raises:
         ValueError: If the encoder is of another kind, normalises over the batch, or normalises after the nonlinearity.
     """
 
-    def __init__(self, image_encoder: PlainConvEncoder | ResidualEncoder, num_classes: int):
+    def __init__(self, image_encoder: PlainConvEncoder | ResidualEncoder, num_classes: int, shared_stem: bool = True):
         super().__init__()
         if not isinstance(image_encoder, (PlainConvEncoder, ResidualEncoder)):
             raise ValueError(
@@ -47,7 +53,11 @@ class ADEncoder(Stages):
                 "step could not enter between them; use plans with the normalisation first (nnU-Net's default)"
             )
         self.image_encoder = image_encoder
-        self.noisy_stem = _stem_like(image_stem, image_encoder, image_stem.input_channels + num_classes)
+        conv = image_stem.conv
+        self.label_conv = type(conv)(
+            num_classes, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False
+        )
+        self.separate_stem = None if shared_stem else deepcopy(image_stem)
         self.step_embedding = StepEmbedding(_EMBEDDING_DIM)
         channels = [image_stem.output_channels]
         channels += [_first_unit(stage).output_channels for stage in image_encoder.stages[1:]]
@@ -56,7 +66,18 @@ class ADEncoder(Stages):
     @property
     def denoising_parts(self) -> list[nn.Module]:
         """What only the denoising flow uses."""
-        return [self.noisy_stem, self.step_embedding, self.modulations]
+        parts = [self.label_conv, self.separate_stem, self.step_embedding, self.modulations]
+        return [part for part in parts if part is not None]
+
+    @property
+    def noisy_stem(self) -> ConvDropoutNormReLU:
+        """What convolves the image in the denoising flow, and normalises the sum with the convolved noisy label."""
+        return self.image_stem if self.separate_stem is None else self.separate_stem
+
+    @property
+    def image_stem(self) -> ConvDropoutNormReLU:
+        """The first convolution of nnU-Net's encoder, with normalisation and nonlinearity."""
+        return _first_unit(self.image_encoder)
 
     def forward(self, image: Tensor, noisy_label: Tensor | None = None, t: Tensor | None = None) -> list[Tensor]:
         """Return the features of each stage, full resolution first.
@@ -72,15 +93,11 @@ class ADEncoder(Stages):
 
     def image_part(self, image: Tensor) -> Tensor:
         """Return what the noisy stem's convolution makes of x (B, C, *spatial), the same at all steps."""
-        conv = self.noisy_stem.conv
-        return channels_last(conv._conv_forward(image, conv.weight[:, : image.shape[1]], conv.bias))
+        return self.noisy_stem.conv(channels_last(image))
 
     def encode_noisy(self, image_part: Tensor, noisy_label: Tensor, t: Tensor) -> list[Tensor]:
         """Return the features of :meth:`forward` from :meth:`image_part` of the image."""
-        conv = self.noisy_stem.conv
-        label_weight = conv.weight[:, -noisy_label.shape[1] :]
-        label_part = conv._conv_forward(channels_last(noisy_label), label_weight, None)
-        return self.encode_convolved(image_part + label_part, t)
+        return self.encode_convolved(image_part + self.label_conv(channels_last(noisy_label)), t)
 
     def encode_convolved(self, x: Tensor, t: Tensor) -> list[Tensor]:
         """Return the features of :meth:`forward` from what the noisy stem's convolution makes of [x, y_t]."""
@@ -127,23 +144,6 @@ def _first_unit(module: nn.Module) -> ConvDropoutNormReLU:
 def _units_after_stem(encoder: PlainConvEncoder | ResidualEncoder) -> list[Unit]:
     units = _units(encoder.stages[0])
     return units if isinstance(encoder, ResidualEncoder) else units[1:]
-
-
-def _stem_like(stem: ConvDropoutNormReLU, encoder: PlainConvEncoder | ResidualEncoder, num_channels: int) -> nn.Module:
-    return ConvDropoutNormReLU(
-        encoder.conv_op,
-        num_channels,
-        stem.output_channels,
-        stem.conv.kernel_size,
-        stem.stride,
-        encoder.conv_bias,
-        encoder.norm_op,
-        encoder.norm_op_kwargs,
-        encoder.dropout_op,
-        encoder.dropout_op_kwargs,
-        encoder.nonlin,
-        encoder.nonlin_kwargs,
-    )
 
 
 def _run_units(units: list[Unit], x: Tensor) -> Tensor:

@@ -8,13 +8,16 @@ from nnunet_ad.network.channels_last import fast_norm
 from nnunet_ad.network.network import ADNetwork
 
 
-def build_network(configuration: ConfigurationManager, num_input_channels: int, num_classes: int) -> ADNetwork:
+def build_network(
+    configuration: ConfigurationManager, num_input_channels: int, num_classes: int, shared_stem: bool = True
+) -> ADNetwork:
     """Build the network with the channels, strides, kernels, blocks, norm and nonlinearity of a configuration.
 
     Args:
         configuration: Any configuration of nnU-Net plans (2d, 3d_lowres, 3d_fullres; PlainConv or ResidualEncoder).
         num_input_channels: C.
         num_classes: K.
+        shared_stem: See :class:`~nnunet_ad.network.encoder.ADEncoder`.
 
     Raises:
         ValueError: If the plans name another architecture or normalise over the batch.
@@ -33,11 +36,11 @@ def build_network(configuration: ConfigurationManager, num_input_channels: int, 
     num_convs = arch_kwargs["n_conv_per_stage_decoder"]
     if isinstance(num_convs, int):
         num_convs = [num_convs] * (arch_kwargs["n_stages"] - 1)
-    return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs)
+    return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs, shared_stem)
 
 
-def network_of_plans(plans: dict, dataset_json: dict, configuration: str) -> ADNetwork:
-    """Build the network of a configuration from the contents of a plans file and of dataset.json.
+def network_of_plans(plans: dict, dataset_json: dict, configuration: str, shared_stem: bool = True) -> ADNetwork:
+    """As :func:`build_network`, for a configuration in the contents of a plans file and of dataset.json.
 
     Raises:
         ValueError: As for :func:`build_network`.
@@ -45,4 +48,5 @@ def network_of_plans(plans: dict, dataset_json: dict, configuration: str) -> ADN
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
     num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
-    return build_network(chosen, determine_num_input_channels(manager, chosen, dataset_json), num_classes)
+    num_channels = determine_num_input_channels(manager, chosen, dataset_json)
+    return build_network(chosen, num_channels, num_classes, shared_stem)

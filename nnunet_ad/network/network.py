@@ -28,6 +28,7 @@ class ADNetwork(nn.Module):
         image_encoder: nnU-Net's encoder with image-only stem.
         num_classes: K.
         num_convs_per_decoder_stage: As in the plans, lowest resolution first.
+        shared_stem: See :class:`ADEncoder`.
 
     Attributes:
         encoder: E(·; ξ), shared.
@@ -41,12 +42,13 @@ class ADNetwork(nn.Module):
         image_encoder: PlainConvEncoder | ResidualEncoder,
         num_classes: int,
         num_convs_per_decoder_stage: Sequence[int],
+        shared_stem: bool = True,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.encoder = ADEncoder(image_encoder, num_classes)
+        self.encoder = ADEncoder(image_encoder, num_classes, shared_stem)
         self.denoising_decoder = ADDecoder(image_encoder, num_classes, num_convs_per_decoder_stage)
-        self.encoder.noisy_stem.apply(InitWeights_He(1e-2))
+        self.encoder.label_conv.apply(InitWeights_He(1e-2))
         self.denoising_decoder.apply(InitWeights_He(1e-2))
         # Distillation averages parameters, which makes sense only if the decoders start from the same ones.
         self.difficulty_decoder = deepcopy(self.denoising_decoder)
@@ -69,7 +71,7 @@ class ADNetwork(nn.Module):
     def _keep_inference_parts(self) -> None:
         for owner, parts in (
             (self, ("denoising_decoder", "difficulty_decoder")),
-            (self.encoder, ("noisy_stem", "step_embedding", "modulations")),
+            (self.encoder, ("label_conv", "separate_stem", "step_embedding", "modulations")),
         ):
             for part in parts:
                 if hasattr(owner, part):

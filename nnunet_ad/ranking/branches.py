@@ -89,9 +89,7 @@ class ThreeDecoders:
         self.predictor: nnUNetPredictor = model.predictor
         self.transpose_forward: list[int] = model.predictor.plans_manager.transpose_forward
         self.seed = seed
-        diffusion = GaussianDiffusion(
-            config.num_diffusion_steps, config.beta_start, config.beta_end, config.label_scale
-        )
+        diffusion = GaussianDiffusion.of(config)
         steps = config.num_sampling_steps if num_sampling_steps is None else num_sampling_steps
         self.description = f"ξ by {steps} DDIM steps, seed {seed}" if config.diffusion else "ξ without diffusion"
         self.branches: dict[str, nn.Module] = {

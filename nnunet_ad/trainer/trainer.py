@@ -56,9 +56,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         config = self.config
-        self.diffusion = GaussianDiffusion(
-            config.num_diffusion_steps, config.beta_start, config.beta_end, config.label_scale
-        )
+        self.diffusion = GaussianDiffusion.of(config)
         self.difficulty = DifficultyWeights(
             max(1, self.num_classes - 1), config.difficulty_window, config.difficulty_exponent
         ).to(self.device)
@@ -105,12 +103,13 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         }
 
     def noise_labels(self, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return y_t and t, t uniform (Eq. 1), for labels (B, *spatial); nothing in ablation NoDiffusion."""
+        """Return y_t (Eq. 1) as ξ reads it, and uniform t, for labels (B, *spatial); none in ablation NoDiffusion."""
         if not self.config.diffusion:
             return None, None
         y_0 = self.diffusion.label_scale * encode_labels(y, self.num_classes, self.ignore_label)
         t = torch.randint(self.diffusion.num_steps, (len(y),), generator=self.generator, device=self.device)
-        return self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape)), t
+        y_t = self.diffusion.noise_labels(y_0, t, self._normal(y_0.shape))
+        return self.diffusion.network_input(y_t, t), t
 
     def pseudo_label(self, image: Tensor, features: list[Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the pseudo-label (B, *spatial) of Eq. 7, and what is logged of it.
@@ -223,8 +222,9 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         if nnUNetTrainer._do_i_compile(self):
             self.bare_network.compile_parts(**COMPILER_OPTIONS)
 
-    @staticmethod
+    @classmethod
     def build_network_architecture(
+        cls,  # static in the host, which calls it by instance or class
         plans_manager: PlansManager,
         configuration_manager: ConfigurationManager,
         num_input_channels: int,
@@ -232,7 +232,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         enable_deep_supervision: bool = False,
     ) -> ADNetwork:
         """Build encoder and decoders from the plans; deep supervision is not part of the method."""
-        return build_network(configuration_manager, num_input_channels, num_output_channels)
+        return build_network(configuration_manager, num_input_channels, num_output_channels, cls.config.shared_stem)
 
     def configure_optimizers(self) -> tuple:
         """As the base; what ablation NoDiffusion never uses is frozen, or distributed training would wait for it."""

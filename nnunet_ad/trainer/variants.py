@@ -10,9 +10,9 @@ from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 
 
 class nnUNetTrainerAD_Paper(nnUNetTrainerAD):
-    """As published: θ learns from unlabelled patches as its teachers see them."""
+    """As published: no CutMix, y_t read as it is, by a stem of its own."""
 
-    config = replace(ADConfig(), cutmix=0.0)
+    config = replace(ADConfig(), cutmix=0.0, shrink_noisy_labels=False, shared_stem=False)
 
 
 class nnUNetTrainerAD_1epoch(nnUNetTrainerAD):

@@ -26,7 +26,7 @@ def trainer_with(make_trainer):
 def test_labels_are_scaled_before_noise_is_added(trainer_with):
     y, noisy = torch.randint(3, (2, 8, 8, 8)), {}
     for scale in (1.0, 0.25):
-        trainer = trainer_with(label_scale=scale)
+        trainer = trainer_with(label_scale=scale, shrink_noisy_labels=False)
         trainer.generator.manual_seed(0)
         noisy[scale], t = trainer.noise_labels(y)
     expected = 0.75 * trainer.diffusion.noise_labels(encode_labels(y, 3), t, torch.zeros_like(noisy[1.0]))
@@ -58,9 +58,32 @@ def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_papers_trainer_differs_from_the_default_by_cutmix_only():
+def test_the_papers_trainer_has_none_of_what_was_added():
     assert nnUNetTrainerAD.config.cutmix > 0
-    assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, cutmix=0.0)
+    papers = {"cutmix": 0.0, "shrink_noisy_labels": False, "shared_stem": False}
+    assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, **papers)
+
+
+@pytest.mark.parametrize("shrink", [False, True])
+def test_xi_reads_noisy_labels_shrunk_or_as_they_are(trainer_with, shrink):
+    trainer = trainer_with(shrink_noisy_labels=shrink)
+    y = torch.randint(3, (2, 8, 8, 8))
+    trainer.generator.manual_seed(0)
+    read, t = trainer.noise_labels(y)
+    trainer.generator.manual_seed(0)
+    torch.randint(trainer.diffusion.num_steps, (2,), generator=trainer.generator)
+    eps = torch.randn(read.shape, generator=trainer.generator)
+    y_t = trainer.diffusion.noise_labels(encode_labels(y, 3), t, eps)
+    factor = trainer.diffusion.alpha_bar[t].sqrt().float().view(2, 1, 1, 1, 1) if shrink else 1.0
+    torch.testing.assert_close(read, factor * y_t)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_stems_are_shared_or_not(trainer_with, shared):
+    trainer = trainer_with(shared_stem=shared)
+    trainer.initialize()
+    encoder = trainer.network.encoder
+    assert (encoder.noisy_stem is encoder.image_stem) is shared
 
 
 def test_without_cutmix_theta_learns_from_the_patches_that_its_teachers_saw(trainer_with, monkeypatch):
