@@ -28,8 +28,13 @@ class Conv3d(nn.Conv3d):
         )
 
 
-def let_onednn_convolve(network: nn.Module) -> None:
-    """Make all 3-D convolutions of a network, which pad by numbers of zeros, :class:`Conv3d`, in place; names stay."""
+def let_onednn_convolve(network: nn.Module) -> nn.Module:
+    """Make all 3-D convolutions of a network, which pad by numbers of zeros, :class:`Conv3d`; names stay.
+
+    Returns:
+        The network itself, changed.
+    """
     for module in network.modules():
         if type(module) is nn.Conv3d:
             module.__class__ = Conv3d
+    return network

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nnunet_ad.losses import unsupervised_weight
+from nnunet_ad.network.onednn import let_onednn_convolve
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
 
@@ -27,6 +29,12 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
     """
 
     family = "nnUNetTrainerAD"
+
+    @staticmethod
+    def build_network_architecture(plans_manager, *arguments, **keywords) -> nn.Module:
+        """Build stock nnU-Net's network, which a CPU scores in less time."""
+        build = nnUNetTrainerTwoStream.build_network_architecture
+        return let_onednn_convolve(build(plans_manager, *arguments, **keywords))
 
     def initialize(self) -> None:
         """Refuse what the method can't train on, then build network, optimiser and loss."""

@@ -2,7 +2,9 @@
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
+from nnunet_ad.network.onednn import let_onednn_convolve
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.randomness import SEED_VARIABLE
 from nnunet_ad.trainer.two_stream import EPOCHS_VARIABLE, ITERATIONS_VARIABLE
@@ -31,3 +33,8 @@ class nnUNetTrainerSupervised(nnUNetTrainer):
         seed = integer_from_environment(SEED_VARIABLE, minimum=0)
         if seed is not None:
             torch.manual_seed(seed)
+
+    @staticmethod
+    def build_network_architecture(plans_manager, *arguments, **keywords) -> nn.Module:
+        """Build nnU-Net's network, which a CPU scores in less time, as the others of this package."""
+        return let_onednn_convolve(nnUNetTrainer.build_network_architecture(plans_manager, *arguments, **keywords))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_ad.network.onednn import Conv3d
 from nnunet_ad.trainer import nnUNetTrainerCPS, nnUNetTrainerMeanTeacher, nnUNetTrainerSupervised
 from nnunet_ad.trainer.mean_teacher import TeacherAndStudent
 
@@ -99,3 +100,12 @@ def test_all_have_the_length_that_the_variables_say(make_trainer, trainer_class,
     trainer = make_trainer(trainer_class)
     lengths = trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch
     assert lengths == (3, 10, 2)
+
+
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerSupervised, nnUNetTrainerMeanTeacher, nnUNetTrainerCPS])
+def test_a_baseline_is_scored_as_fast_as_the_method(make_trainer, trainer_class):
+    trainer = make_trainer(trainer_class)
+    trainer.initialize()
+    convolutions = [module for module in trainer.network.modules() if isinstance(module, nn.Conv3d)]
+    assert convolutions
+    assert all(type(module) is Conv3d for module in convolutions)
