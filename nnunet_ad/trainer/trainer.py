@@ -31,7 +31,8 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     """Aggregating & Decoupling (Wang & Li, NeurIPS 2023) for semi-supervised, adaptive, generalising segmentation.
 
     Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. Beyond the paper, boxes of
-    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``). What
+    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), and ξ reads noisy
+    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``). What
     ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, as the last epoch left them.
 
     Attributes:
