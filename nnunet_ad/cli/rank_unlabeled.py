@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", metavar="OUT", dest="output", type=Path, required=True, help="folder for the results")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="default: %(default)s")
     parser.add_argument(
-        "--steps", metavar="S", type=int, help="DDIM steps of the decoder ξ (default: those of the training, 10)"
+        "--steps", metavar="S", type=int, help="DDIM steps of the decoder ξ (default: those of the training)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise that ξ starts from (default: %(default)s)")
     parser.add_argument(
