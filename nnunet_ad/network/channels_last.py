@@ -51,8 +51,9 @@ def normalise_each_sample(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d
 
 
 def _normalise_by_formula(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Tensor:
-    variance, mean = torch.var_mean(x.float(), tuple(range(2, x.ndim)), correction=0, keepdim=True)
-    normalised = (x.float() - mean) * (variance + norm.eps).rsqrt()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, tuple(range(2, x.ndim)), correction=0, keepdim=True)
+    normalised = (wide - mean) * (variance + norm.eps).rsqrt()
     if norm.affine:
         shape = (-1, *[1] * (x.ndim - 2))
         normalised = norm.weight.view(shape) * normalised + norm.bias.view(shape)

@@ -80,6 +80,8 @@ def test_labeled_and_unlabeled_patches_share_a_call_without_touching_each_other(
 
 def test_compiled_parts_give_what_they_gave(network_and_inputs):
     network, x_l, y_t, t, x_u = network_and_inputs
+    # In float32 the rounding of norms by another formula, through all layers, is as large as a small fault would be.
+    network, x_l, y_t, x_u = network.double(), x_l.double(), y_t.double(), x_u.double()
 
     def outputs():
         return (
@@ -91,7 +93,7 @@ def test_compiled_parts_give_what_they_gave(network_and_inputs):
 
     expected, names = outputs(), list(network.state_dict())
     network.compile_parts(backend="eager")
-    torch.testing.assert_close(outputs(), expected, atol=1e-4, rtol=1e-4)  # compiled norms use another formula
+    torch.testing.assert_close(outputs(), expected)
     assert list(network.state_dict()) == names
 
 
