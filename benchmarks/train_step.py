@@ -60,7 +60,7 @@ def main() -> None:
         print(f"{device_name(arguments.device)}, torch {torch.__version__}, {torch.get_num_threads()} threads")
         print(f"patch {settings['patch_size']}, batch {settings['batch_size']}, S = {arguments.sampling_steps}")
         times, memory, profile = measure(plans, dataset_json, configuration, arguments)
-    print_table(times, memory, arguments.sampling_steps, arguments.cutmix)
+    print_table(times, memory, arguments.sampling_steps, arguments.paper)
     if profile:
         print(profile)
 
@@ -74,10 +74,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=1, help="of --plans")
     parser.add_argument("--classes", type=int, default=2, help="with background, of --plans")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--sampling-steps", type=int, default=10, help="S of DDIM")
+    parser.add_argument("--sampling-steps", type=int, default=10, help="S of DDIM (default: %(default)s, the paper's)")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--compile", action="store_true", help="let nnU-Net compile the networks of (a) and (c)")
-    parser.add_argument("--cutmix", type=float, default=1.0, help="probability of CutMix; 0 is the paper's step")
+    parser.add_argument("--paper", action="store_true", help="the step of nnUNetTrainerAD_Paper")
     parser.add_argument("--recompute", action="store_true", help="let (a) keep less and compute it again")
     parser.add_argument("--profile", action="store_true", help="print where (a) spends its time")
     arguments = parser.parse_args()
@@ -175,8 +175,7 @@ def make_step(
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from reference_step import ReferenceStep
 
-    from nnunet_ad.config import ADConfig
-    from nnunet_ad.trainer import nnUNetTrainerAD
+    from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_Paper
 
     if name == "b":
         leave_memory_to_torch()
@@ -184,14 +183,14 @@ def make_step(
     device = torch.device(arguments.device)
     trainer_class = nnUNetTrainer
     if name != "c":
+        base = nnUNetTrainerAD_Paper if arguments.paper else nnUNetTrainerAD
         config = replace(
-            ADConfig(),
+            base.config,
             num_sampling_steps=arguments.sampling_steps,
             rampup_epochs=0,
-            cutmix=arguments.cutmix,
             recompute_activations=arguments.recompute and name == "a",
         )
-        trainer_class = type("nnUNetTrainerAD_benchmark", (nnUNetTrainerAD,), {"config": config})
+        trainer_class = type("nnUNetTrainerAD_benchmark", (base,), {"config": config})
     trainer = trainer_class(plans | {"continue_training": False}, configuration, 0, dataset_json, device)
     trainer.initialize()
     trainer.network.train()
@@ -327,14 +326,14 @@ def resident(field: str) -> int:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def print_table(times: dict[str, list[float]], memory: dict[str, float], sampling_steps: int, cutmix: float) -> None:
+def print_table(times: dict[str, list[float]], memory: dict[str, float], sampling_steps: int, paper: bool) -> None:
     """Print medians, ratios, memory and the count of units."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"\n{'step':<32}{'median':>10}{'min':>10}{'max':>10}{'memory':>12}")
     for name, label in NAMES.items():
         row = (medians[name], min(times[name]), max(times[name]))
         print(f"({name}) {label:<28}" + "".join(f"{value:>9.3f}s" for value in row) + f"{memory[name]:>8.2f} GiB")
-    psi = 1.0 if cutmix else 0.5  # without CutMix E(x_u) is shared
+    psi = 0.5 if paper else 1.0  # without CutMix E(x_u) is shared
     units = 9 + psi + sampling_steps
     print(f"\ntime   (a)/(b) {medians['a'] / medians['b']:.2f}")
     print(f"memory (a)/(b) {memory['a'] / memory['b']:.2f}")

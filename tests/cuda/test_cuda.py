@@ -10,8 +10,14 @@ import pytest
 import torch
 from planned_dataset import DATASET, PLANS
 
-from nnunet_ad.config import ADConfig
-from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerCPS, nnUNetTrainerMeanTeacher, semi_supervised, trainer
+from nnunet_ad.trainer import (
+    nnUNetTrainerAD,
+    nnUNetTrainerAD_Paper,
+    nnUNetTrainerCPS,
+    nnUNetTrainerMeanTeacher,
+    semi_supervised,
+    trainer,
+)
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -22,7 +28,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def started(make_trainer, monkeypatch):
     def start(trainer_class=nnUNetTrainerAD, compiled=False, **changes):
         monkeypatch.setenv("nnUNet_compile", "t" if compiled else "f")
-        config = replace(ADConfig(num_sampling_steps=2, rampup_epochs=0), **changes)
+        config = replace(trainer_class.config, **{"num_sampling_steps": 2, "rampup_epochs": 0, **changes})
         started = make_trainer(type("Changed", (trainer_class,), {"config": config}), device=DEVICE)
         started.initialize()
         started.on_train_epoch_start()
@@ -66,16 +72,18 @@ def test_a_step_waits_for_the_device_only_where_the_hosts_scaler_does(started, m
     assert torch.isfinite(outputs["loss"])
 
 
-@pytest.mark.parametrize("cutmix", [0.0, 1.0], ids=["paper", "cutmix"])
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerAD_Paper, nnUNetTrainerAD])
 @pytest.mark.parametrize("num_sampling_steps", [1, 4])
-def test_in_float32_a_step_gives_the_parameters_of_the_plain_step(started, monkeypatch, num_sampling_steps, cutmix):
+def test_in_float32_a_step_gives_the_parameters_of_the_plain_step(
+    started, monkeypatch, num_sampling_steps, trainer_class
+):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from reference_step import ReferenceStep
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for module in (semi_supervised, trainer):
         monkeypatch.setattr(module, "forward_precision", lambda device: nullcontext())
-    ours, theirs = (started(num_sampling_steps=num_sampling_steps, cutmix=cutmix) for _ in range(2))
+    ours, theirs = (started(trainer_class, num_sampling_steps=num_sampling_steps) for _ in range(2))
     ours.grad_scaler = None
     losses, expected = ours.train_step(batch()), ReferenceStep(theirs)(batch())
     for flow, value in expected.items():

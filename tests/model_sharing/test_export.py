@@ -26,7 +26,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_ad.cli.main import main
 from nnunet_ad.network.checkpoint import inference_weights, load_checkpoint
 from nnunet_ad.network.from_plans import network_of_plans
-from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_Paper
 
 DATASET = "Dataset500_Made"
 PLANS = "nnUNetPlansTiny"
@@ -69,6 +69,15 @@ def test_the_export_predicts_the_same_and_is_less_than_40_percent(save_training,
     assert (dataset / "model.zip").stat().st_size < 0.4 * full.stat().st_size
     assert not list(dataset.glob(".*"))
     assert np.array_equal(predicted(install(dataset / "model.zip"), image), expected)
+
+
+def test_a_model_with_a_stem_of_its_own_for_noisy_labels_predicts_the_same(save_training, install, dataset, image):
+    full = save_training(nnUNetTrainerAD_Paper)
+    assert any("separate_stem" in name for name in load_checkpoint(full)["network_weights"])
+    expected = predicted(full.parents[1], image)
+    assert export(dataset / "model.zip", trainer="nnUNetTrainerAD_Paper") == 0
+    folder = install(dataset / "model.zip", FOLDER.replace("nnUNetTrainerAD_1epoch", "nnUNetTrainerAD_Paper"))
+    assert np.array_equal(predicted(folder, image), expected)
 
 
 def test_half_precision_is_half_the_size_and_predicts_nearly_the_same(save_training, install, dataset, image):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_ad.config import PRESETS, ADConfig
-from nnunet_ad.trainer import nnUNetTrainerAD
+from nnunet_ad.config import PRESETS
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_Paper
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "reference_step.py"
 
@@ -25,8 +25,9 @@ def reference_step():
 def started(make_trainer, monkeypatch):
     monkeypatch.setenv("NNUNET_AD_CPU_BF16", "0")
 
-    def start(**changes):
-        trainer = make_trainer(type("Changed", (nnUNetTrainerAD,), {"config": replace(ADConfig(), **changes)}))
+    def start(trainer_class=nnUNetTrainerAD, **changes):
+        config = replace(trainer_class.config, **changes)
+        trainer = make_trainer(type("Changed", (trainer_class,), {"config": config}))
         trainer.initialize()
         trainer.network.train()
         return trainer
@@ -41,10 +42,10 @@ def batch() -> dict:
     return {"data": images[0], "unlabeled_data": images[1], "target": target.to(torch.int16)}
 
 
-@pytest.mark.parametrize("cutmix", [0.0, 1.0], ids=["paper", "cutmix"])
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerAD_Paper, nnUNetTrainerAD])
 @pytest.mark.parametrize("num_sampling_steps", [1, 10])
-def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps, cutmix):
-    settings = {"num_sampling_steps": num_sampling_steps, "rampup_epochs": 0, "cutmix": cutmix}
+def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps, trainer_class):
+    settings = {"trainer_class": trainer_class, "num_sampling_steps": num_sampling_steps, "rampup_epochs": 0}
     ours, theirs = started(**settings), started(**settings)
     losses, expected = ours.train_step(batch()), reference_step(theirs)(batch())
     for flow, value in expected.items():
