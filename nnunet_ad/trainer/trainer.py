@@ -284,7 +284,8 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     @torch.no_grad()
     def _write_snapshot(self) -> None:
         case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
-        (image,) = self.to_device(x_u)
+        # as many patches as a batch has: torch.compile would compile all parts anew for another number
+        (image,) = self.to_device(x_u.repeat(self.batch_size, *[1] * (x_u.ndim - 1)))
         p_xi, p_psi = self.sample_xi(image), self.predict_psi(image)
         with self._predicting() as network:
             theta = network(image)

@@ -320,6 +320,15 @@ def test_keeps_one_unlabeled_patch_as_the_decoders_see_it(make_trainer):
             assert set(np.unique(snapshot[name])) <= {0, 1, 2}
 
 
+def test_a_patch_is_kept_at_the_batch_size_that_is_compiled_already(make_trainer, monkeypatch):
+    trainer = make_trainer(two_epochs())
+    batch_sizes, sample = [], trainer.sample_xi
+    monkeypatch.setattr(trainer, "sample_xi", lambda x: batch_sizes.append(len(x)) or sample(x))
+    trainer.run_training()
+    assert set(batch_sizes) == {trainer.batch_size}
+    assert trainer.batch_size > 1
+
+
 def test_continuing_restores_everything_the_step_carries(make_trainer):
     first = make_trainer(two_epochs())
     first.num_epochs = 1
