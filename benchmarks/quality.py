@@ -17,15 +17,16 @@ An experiment is a TOML file (``benchmarks/quality/*.toml``)::
     base = "nnUNetTrainerAD"
     num_sampling_steps = 3
 
-Each run has results of its own, ``OUT/<experiment>/<trainer>/seed_<s>``. A finished run is not repeated, one that was
-cut off continues, so the same command goes on until all is done, and then prints the table; with ``--table`` it prints
-the table of what there is. Labels of validation cases score; nothing is chosen by them.
+Each run has results of its own, ``OUT/<experiment>/<trainer>/seed_<s>``, and a small file in RECORDS once it is scored.
+A recorded run is not repeated, one that was cut off continues, so the same command goes on until all is done, and then
+prints the table; with ``--table`` it prints the table of what there is, for which the records are enough. Labels of
+validation cases score; nothing is chosen by them.
 
-    python benchmarks/quality.py benchmarks/quality/laseg_4.toml -o RESULTS -device cpu
+    python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml -o RESULTS -device cpu
+    python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml --records docs/results/records --table
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -34,10 +35,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
+from run_record import DECODERS, RunRecord, evaluation_of, record_of
+
 from nnunet_ad.config import ADConfig
 from nnunet_ad.evaluation.evaluate import evaluate
 from nnunet_ad.evaluation.result import Comparison, Evaluation, Row
 from nnunet_ad.evaluation.tables import Table, number
+from nnunet_ad.trainer.precision import cpu_computes_bf16
+from nnunet_ad.trainer.provenance import device_name, versions
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,27 @@ class Run:
         name = f"{self.trainer}__{experiment.plans}__{experiment.configuration}/fold_{experiment.fold}"
         return self.results(out) / dataset_folder(experiment.dataset, "nnUNet_raw").name / name
 
+    def record_file(self, records: Path) -> Path:
+        """Return where the record of this run is, or will be."""
+        return records / self.experiment.name / f"{self.trainer}_seed_{self.seed}.json"
+
     def is_done(self, out: Path) -> bool:
         """Return whether the validation cases were predicted by the final checkpoint."""
         return (self.fold(out) / "validation" / "summary.json").is_file()
+
+    def record(self, out: Path, device: str) -> RunRecord:
+        """Score the validation cases."""
+        dataset = self.experiment.dataset
+        references = dataset_folder(dataset, "nnUNet_preprocessed") / "gt_segmentations"
+        # The folder of references holds the training cases, too.
+        evaluation = evaluate(
+            [self.fold(out) / "validation"],
+            references,
+            str(dataset_folder(dataset, "nnUNet_raw")),
+            allow_missing=True,
+            progress=False,
+        )
+        return record_of(self.trainer, self.seed, made_with(device), self.fold(out), evaluation.runs[0])
 
     def command(self, device: str, continued: bool = False) -> list[str]:
         """Return nnU-Net's command."""
@@ -143,23 +167,41 @@ def main() -> None:
     """Train what is not trained yet, and print the table."""
     arguments = parse_arguments()
     experiment = Experiment.read(arguments.experiment)
-    if not arguments.table:
-        for run in experiment.runs:
-            if not run.is_done(arguments.output):
-                run.train(arguments.output, arguments.device)
-    table = as_markdown(experiment, arguments.output, arguments.device)
-    (arguments.output / experiment.name / "table.md").write_text(table, encoding="utf-8")
-    print(table)
+    for run in experiment.runs:
+        finish(run, arguments)
+    print(as_markdown(experiment, arguments.records, arguments.device))
+
+
+def finish(run: Run, arguments: argparse.Namespace) -> None:
+    """Train a run that is not trained yet, where that is wanted, and score one that is not scored yet."""
+    file, out = run.record_file(arguments.records), arguments.output
+    if file.is_file():
+        return
+    if not arguments.table and not run.is_done(out):
+        run.train(out, arguments.device)
+    if out and run.is_done(out):
+        run.record(out, arguments.device).write(file)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=Path, help="a TOML file")
-    parser.add_argument("-o", dest="output", type=Path, required=True, help="folder for the results of all experiments")
+    parser.add_argument("-o", dest="output", type=Path, help="folder for the results of all experiments")
+    parser.add_argument("--records", type=Path, help="folder for the records of finished runs (default: OUT/records)")
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cuda")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.output and not (arguments.table and arguments.records):
+        parser.error("say where results go (-o), or which records to make a table of (--records FOLDER --table)")
+    arguments.records = arguments.records or arguments.output / "records"
+    return arguments
+
+
+def made_with(device: str) -> str:
+    """Return versions, device and precision."""
+    bfloat16 = device == "cpu" and cpu_computes_bf16()
+    return f"{versions()}; {device_name(torch.device(device))}{', bfloat16' if bfloat16 else ''}"
 
 
 def dataset_folder(dataset: int, variable: str) -> Path:
@@ -170,20 +212,20 @@ def dataset_folder(dataset: int, variable: str) -> Path:
     return found[0]
 
 
-def as_markdown(experiment: Experiment, out: Path, device: str) -> str:
-    """Return commands, curves' ends and the table of all finished runs."""
-    references = dataset_folder(experiment.dataset, "nnUNet_preprocessed") / "gt_segmentations"
-    done = [run for run in experiment.runs if run.is_done(out)]
+def as_markdown(experiment: Experiment, records: Path, device: str) -> str:
+    """Return commands, the table of all recorded runs, and the ends of their curves."""
+    done = [run for run in experiment.runs if run.record_file(records).is_file()]
+    found = [RunRecord.read(run.record_file(records)) for run in done]
     lines = [f"# {experiment.name}", "", "```", *experiment.prepare, *map(shown_command(device), done[:1]), "```", ""]
     rows = []
-    for trainer in dict.fromkeys(run.trainer for run in done):
-        evaluation = score(experiment, trainer, done, references, out)
-        rows += rows_of(evaluation, trainer, [run.seed for run in done if run.trainer == trainer])
+    for trainer in dict.fromkeys(record.trainer for record in found):
+        evaluation = score(trainer, experiment.baseline, found)
+        rows += rows_of(evaluation, trainer, [record.seed for record in found if record.trainer == trainer])
     header = ("trainer", "seeds", "structure", "Dice", "95 % interval", "against the baseline", "p (Wilcoxon)")
     lines += [Table(header, tuple(rows), text_columns=3).as_markdown(), ""]
     unfinished = [f"{run.trainer}, seed {run.seed}" for run in experiment.runs if run not in done]
     lines += [f"Not finished: {'; '.join(unfinished)}.", ""] if unfinished else []
-    return "\n".join([*lines, *pseudo_label_lines(done, out), ""])
+    return "\n".join([*lines, *map(line_of, found)])
 
 
 def shown_command(device: str):
@@ -195,17 +237,12 @@ def shown_command(device: str):
     return show
 
 
-def score(experiment: Experiment, trainer: str, done: Sequence[Run], references: Path, out: Path) -> Evaluation:
-    """Score the finished seeds of a trainer, and the same seeds of the baseline."""
-    seeds = {run.seed for run in done if run.trainer == trainer}
-    runs = {
-        name: [run.fold(out) / "validation" for run in done if run.trainer == name and run.seed in seeds]
-        for name in (trainer, experiment.baseline)
-    }
-    dataset = str(dataset_folder(experiment.dataset, "nnUNet_raw"))
-    versus = runs[experiment.baseline] if trainer != experiment.baseline else []
-    # The folder of references holds the training cases, too.
-    return evaluate(runs[trainer], references, dataset, versus=versus, allow_missing=True, progress=False)
+def score(trainer: str, baseline: str, records: Sequence[RunRecord]) -> Evaluation:
+    """Return the evaluation of the recorded seeds of a trainer, beside the same seeds of the baseline."""
+    ours = [record for record in records if record.trainer == trainer]
+    seeds = {record.seed for record in ours}
+    versus = [record for record in records if record.trainer == baseline and record.seed in seeds]
+    return evaluation_of(ours, versus if trainer != baseline else ())
 
 
 def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[tuple[str, ...]]:
@@ -240,23 +277,14 @@ def test_cells(comparison: Comparison | None) -> tuple[str, str]:
     return number(100 * comparison.test.median_difference, 1, sign=True), f"{comparison.test.p_value:.4f}"
 
 
-def pseudo_label_lines(done: Sequence[Run], out: Path) -> list[str]:
-    """Return the Dice of the three decoders on validation patches over the second half of each A&D training."""
-    lines = []
-    for run in done:
-        file = run.fold(out) / "progress_ad.json"
-        curves = json.loads(file.read_text())["curves"] if file.is_file() else {}
-        if "val_dice_xi" in curves:
-            means = {name: second_half(curves[f"val_dice_{name}"]) for name in ("theta", "psi", "xi")}
-            told = ", ".join(f"{name} {100 * value:.1f}" for name, value in means.items())
-            lines.append(f"- {run.trainer}, seed {run.seed}, validation patches, second half of training: {told}")
-    return lines
-
-
-def second_half(values: Sequence[float | None]) -> float:
-    """Return the mean of the second half of a curve, without epochs that have no value."""
-    known = [value for value in values[len(values) // 2 :] if value is not None]
-    return sum(known) / len(known) if known else float("nan")
+def line_of(record: RunRecord) -> str:
+    """Return what a run was made with, its time, and the Dice on validation patches, for A&D that of all decoders."""
+    means = {name: record.second_half(name) for name in DECODERS if name in record.curves}
+    told = ", ".join(f"{name} {100 * mean:.1f}" for name, mean in means.items())
+    return (
+        f"- {record.trainer}, seed {record.seed}: validation patches, second half of training: {told}; "
+        f"{record.minutes:g} minutes; {record.made_with}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The experiment runner over the real commands."""
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -47,17 +47,20 @@ def run(planned, out, *options):
     return done.stdout
 
 
-def experiment_of(file: Path):
-    spec = importlib.util.spec_from_file_location("quality", ROOT / "benchmarks" / "quality.py")
-    quality = importlib.util.module_from_spec(spec)
-    sys.modules["quality"] = quality
-    spec.loader.exec_module(quality)
-    return quality.Experiment.read(file)
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("quality")
+
+
+@pytest.fixture
+def run_record(quality):
+    return importlib.import_module("run_record")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks" / "quality").glob("*.toml")), ids=lambda file: file.stem)
-def test_the_trainers_of_an_experiment_exist(file):
-    experiment = experiment_of(file)
+def test_the_trainers_of_an_experiment_exist(file, quality):
+    experiment = quality.Experiment.read(file)
     named = {*experiment.trainers, experiment.baseline} - experiment.variants.keys()
     bases = {variant["base"] for variant in experiment.variants.values()}
     assert named | bases <= set(trainers.__all__)
@@ -79,6 +82,47 @@ def test_what_is_wrong_with_a_variant_is_named(tmp_path, right, wrong, message):
     assert message in done.stderr
 
 
+def record_of(run_record, trainer: str, seed: int, dice: dict[str, float]):
+    """One structure that has a Dice in each case, and a case in which nobody has it."""
+    cases = {
+        case: {"organ": {"outcome": "both", "Dice": value, "Jaccard": value, "HD95": 1.0, "ASSD": 0.5}}
+        for case, value in dice.items()
+    }
+    cases["empty"] = {"organ": {"outcome": "absent", "Dice": None, "Jaccard": None, "HD95": None, "ASSD": None}}
+    curves = {
+        "theta": [None, 0.2, 0.4, None, 0.5, 0.7],
+        "theta_per_class": [[None], [0.2], [0.4], [None], [0.5], [0.7]],
+    }
+    return run_record.RunRecord(trainer, seed, "by hand", 1.5, cases, curves)
+
+
+def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
+    names = [f"case_{i}" for i in range(6)]
+    better = {"nnUNetTrainerSupervised": 0.0, "nnUNetTrainerAD_FewerSteps": 0.1}
+    for trainer, gain in better.items():
+        for seed in (0, 1):
+            dice = {name: 0.5 + gain + 0.01 * i + 0.02 * seed for i, name in enumerate(names)}
+            file = tmp_path / "records" / "tiny" / f"{trainer}_seed_{seed}.json"
+            record = record_of(run_record, trainer, seed, dice)
+            record.write(file)
+            assert run_record.RunRecord.read(file) == record
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("seeds = [0]", "seeds = [0, 1]"))
+
+    experiment = quality.Experiment.read(tmp_path / "tiny.toml")
+    table = quality.as_markdown(experiment, tmp_path / "records", "cpu")
+
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| nnU")
+    ]
+    baseline, ours = cells
+    assert baseline[:3] == ["nnUNetTrainerSupervised", "0, 1", "organ"] and baseline[3].startswith("53.5 ±")
+    assert ours[:3] == ["nnUNetTrainerAD_FewerSteps", "0, 1", "organ"] and ours[3].startswith("63.5 ±")
+    assert ours[5] == "+10.0"
+    assert float(ours[6]) == pytest.approx(2 / 2**6, abs=1e-3)  # all six cases better, two-sided and exact
+    assert "Not finished: nnUNetTrainerMeanTeacher, seed 0; nnUNetTrainerMeanTeacher, seed 1." in table
+    assert "nnUNetTrainerSupervised, seed 0: validation patches, second half of training: theta 60.0; 1.5 min" in table
+
+
 @pytest.mark.slow
 def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
@@ -94,11 +138,16 @@ def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
     (log,) = (tmp_path / "tiny" / "nnUNetTrainerAD_FewerSteps").rglob("training_log*.txt")
     assert "num_sampling_steps=3" in log.read_text()
 
+    record = tmp_path / "records" / "tiny" / "nnUNetTrainerMeanTeacher_seed_0.json"
+    record.unlink()
     shutil.rmtree(next((tmp_path / "tiny" / "nnUNetTrainerMeanTeacher").rglob("validation")))
     second = run(planned, tmp_path)
     assert second.count("nnUNet_results=") == 1 and second.count("--c") == 1
     assert second[second.index("| nnUNet") :] == first[first.index("| nnUNet") :]
 
-    shutil.rmtree(tmp_path / "tiny" / "nnUNetTrainerMeanTeacher")
-    table = run(planned, tmp_path, "--table")
-    assert "Not finished: nnUNetTrainerMeanTeacher, seed 0." in table
+    for trainer in (tmp_path / "tiny").iterdir():
+        shutil.rmtree(trainer)
+    assert run(planned, tmp_path) == first[first.index("# tiny") :]  # what is recorded is not trained again
+
+    record.unlink()
+    assert "Not finished: nnUNetTrainerMeanTeacher, seed 0." in run(planned, tmp_path, "--table")
