@@ -1,4 +1,4 @@
-"""Channels last in memory: where tensors enter the network, and in its normalisations."""
+"""Channels last in memory: where tensors enter the network, in its normalisations, and in weights."""
 
 import pydoc
 
@@ -16,7 +16,14 @@ def channels_last(x: Tensor) -> Tensor:
     """Return x (B, C, *spatial) with the channels last in memory on devices that are faster so, else as it is."""
     if x.device.type not in _DEVICES or x.ndim not in _CHANNELS_LAST:
         return x
-    return x.contiguous(memory_format=_CHANNELS_LAST[x.ndim])
+    # Unlike ``contiguous``, this sets the strides of a single channel, too, by which convolutions choose their layout.
+    return x.to(memory_format=_CHANNELS_LAST[x.ndim])
+
+
+def keep_weights_channels_last(network: nn.Module) -> None:
+    """Store the weights of convolutions as :func:`channels_last` does inputs, or each call would convert them."""
+    for parameter in network.parameters():
+        parameter.data = channels_last(parameter.data)
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):

@@ -14,7 +14,7 @@ from nnunet_ad.augmentation.cutmix import cutmix
 from nnunet_ad.difficulty import DifficultyWeights
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 from nnunet_ad.distillation import distill_
-from nnunet_ad.network.channels_last import COMPILER_OPTIONS
+from nnunet_ad.network.channels_last import COMPILER_OPTIONS, keep_weights_channels_last
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.network.recomputation import recompute_activations
@@ -236,7 +236,11 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         return build_network(configuration_manager, num_input_channels, num_output_channels, cls.config.shared_stem)
 
     def configure_optimizers(self) -> tuple:
-        """As the base; what ablation NoDiffusion never uses is frozen, or distributed training would wait for it."""
+        """As the base, on weights that are stored as the device convolves fastest.
+
+        What ablation NoDiffusion never uses is frozen, or distributed training would wait for it.
+        """
+        keep_weights_channels_last(self.bare_network)
         if not self.config.diffusion:
             for module in self.bare_network.encoder.denoising_parts:
                 module.requires_grad_(False)

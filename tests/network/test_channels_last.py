@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_ad.network.channels_last import InstanceNorm2d, InstanceNorm3d, channels_last, fast_norm
+from nnunet_ad.network.channels_last import (
+    InstanceNorm2d,
+    InstanceNorm3d,
+    channels_last,
+    fast_norm,
+    keep_weights_channels_last,
+)
 
 MODULE = "torch.nn.modules.instancenorm"
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -90,3 +96,16 @@ def test_tensors_on_other_devices_are_left_alone():
 )
 def test_which_normalisation_is_built(named, kwargs, built):
     assert fast_norm(named, kwargs) == built
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_weights_are_stored_channels_last_and_stay_the_same_parameters(dim):
+    conv = {2: nn.Conv2d, 3: nn.Conv3d}[dim](3, 4, 3, padding=1)
+    x = torch.randn(1, 3, *[8] * dim)
+    expected, weight, values = conv(x), conv.weight, conv.weight.detach().clone()
+    keep_weights_channels_last(conv)
+    assert conv.weight is weight and weight.is_contiguous(memory_format=FORMATS[dim])
+    torch.testing.assert_close(weight, values, rtol=0, atol=0)
+    torch.testing.assert_close(conv(x), expected)
+    conv.load_state_dict(nn.Module.state_dict({2: nn.Conv2d, 3: nn.Conv3d}[dim](3, 4, 3)))
+    assert conv.weight.is_contiguous(memory_format=FORMATS[dim])  # loading keeps it so

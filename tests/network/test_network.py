@@ -1,6 +1,8 @@
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.conv import _ConvNd
 
 from nnunet_ad.distillation import distill_
 from nnunet_ad.network.from_plans import build_network
@@ -289,3 +291,32 @@ def test_step_embedding_tells_all_steps_apart():
 def test_a_nonlinearity_in_front_of_the_normalisation_is_refused():
     with pytest.raises(ValueError, match="nonlin_first"):
         build_network(configuration(nonlin_first=True), 1, 3)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("shared_stem", [True, False])
+@pytest.mark.parametrize(("kind", "dim"), [(PLAIN, 2), (PLAIN, 3), (RESIDUAL, 2), (RESIDUAL, 3)])
+def test_a_gpu_convolves_channels_last_from_the_first_layer_on(
+    kind, dim, shared_stem, num_channels, compiled, monkeypatch
+):
+    """By tensors without values, which know their strides; channels first would cost two conversions a convolution."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}[dim]
+    convolved = []
+
+    def note(conv, inputs, output):
+        convolved.append(all(x.is_contiguous(memory_format=last) for x in (*inputs, output)))
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"), torch.autocast("cuda"):
+        network = build_network(configuration(kind, dim), num_channels, num_classes=3, shared_stem=shared_stem)
+        for name, module in network.named_modules():
+            # A residual block's shortcut is pooled at first, and torch pools volumes into channels first.
+            if isinstance(module, _ConvNd) and "skip" not in name:
+                module.register_forward_hook(note)
+        x, y_t, t = torch.empty(2, num_channels, *spatial(dim)), torch.empty(2, 3, *spatial(dim)), torch.tensor([1, 9])
+        network(x)
+        network.denoise(x, y_t, t)
+        network.denoiser(x)(y_t, t)
+        network.encode(x, x)
+    assert len(convolved) > 30 and all(convolved)
