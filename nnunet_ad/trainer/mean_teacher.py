@@ -43,13 +43,13 @@ class TeacherAndStudent(nn.Module):
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
     """Stock nnU-Net's network learns from labels, and to agree with the mean of its own past on unlabelled patches.
 
-    The consistency loss is the mean squared difference of probabilities, as usual for segmentation; the teacher sees
-    the patch with additional noise. The teacher is what is validated and used at inference.
+    The consistency loss is the mean squared difference of probabilities, as usual for segmentation, and so is its
+    weight; the teacher sees the patch with additional noise. The teacher is what is validated and used at inference.
     """
 
     network: TeacherAndStudent
     family = "nnUNetTrainerMeanTeacher"
-    config = replace(ADConfig(), unsupervised_weight=10.0)
+    config = replace(ADConfig(), unsupervised_weight=0.1)
 
     @staticmethod
     def build_network_architecture(plans_manager, *arguments, **keywords) -> TeacherAndStudent:
