@@ -203,10 +203,10 @@ def make_step(
 
 def leave_memory_to_torch() -> None:
     """Turn off, in this process, what the package does about the layout and the reuse of memory."""
-    from nnunet_ad.network import encoder
+    from nnunet_ad.network import channels_last, encoder
     from nnunet_ad.trainer import two_stream
 
-    encoder.channels_last = lambda x: x
+    encoder.channels_last = channels_last.channels_last = lambda x: x
     two_stream.keep_freed_memory = lambda: False
 
 
