@@ -19,8 +19,8 @@ An experiment is a TOML file (``benchmarks/quality/*.toml``)::
 
 Each run has results of its own, ``OUT/<experiment>/<trainer>/seed_<s>``, and a small file in RECORDS once it is scored.
 A recorded run is not repeated, one that was cut off continues, so the same command goes on until all is done, and then
-prints the table; with ``--table`` it prints the table of what there is, for which the records are enough. Labels of
-validation cases score; nothing is chosen by them.
+prints the table and draws RECORDS/<experiment>/curves.png; with ``--table`` it does so with what there is, for which
+the records are enough. Labels of validation cases score; nothing is chosen by them.
 
     python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml -o RESULTS -device cpu
     python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml --records docs/results/records --table
@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
+from learning_curves import plot
 from run_record import DECODERS, RunRecord, evaluation_of, record_of
 
 from nnunet_ad.config import ADConfig
@@ -169,7 +170,10 @@ def main() -> None:
     experiment = Experiment.read(arguments.experiment)
     for run in experiment.runs:
         finish(run, arguments)
-    print(as_markdown(experiment, arguments.records, arguments.device))
+    found = recorded(experiment, arguments.records)
+    print(as_markdown(experiment, found, arguments.device))
+    if found:
+        plot(found, experiment.baseline, experiment.iterations, arguments.records / experiment.name / "curves.png")
 
 
 def finish(run: Run, arguments: argparse.Namespace) -> None:
@@ -212,10 +216,16 @@ def dataset_folder(dataset: int, variable: str) -> Path:
     return found[0]
 
 
-def as_markdown(experiment: Experiment, records: Path, device: str) -> str:
+def recorded(experiment: Experiment, records: Path) -> list[RunRecord]:
+    """Return the records that there are of an experiment."""
+    files = [run.record_file(records) for run in experiment.runs]
+    return [RunRecord.read(file) for file in files if file.is_file()]
+
+
+def as_markdown(experiment: Experiment, found: Sequence[RunRecord], device: str) -> str:
     """Return commands, the table of all recorded runs, and the ends of their curves."""
-    done = [run for run in experiment.runs if run.record_file(records).is_file()]
-    found = [RunRecord.read(run.record_file(records)) for run in done]
+    names = {(record.trainer, record.seed) for record in found}
+    done = [run for run in experiment.runs if (run.trainer, run.seed) in names]
     lines = [f"# {experiment.name}", "", "```", *experiment.prepare, *map(shown_command(device), done[:1]), "```", ""]
     rows = []
     for trainer in dict.fromkeys(record.trainer for record in found):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import nnunet_ad.trainer as trainers
@@ -109,7 +110,8 @@ def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
     (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("seeds = [0]", "seeds = [0, 1]"))
 
     experiment = quality.Experiment.read(tmp_path / "tiny.toml")
-    table = quality.as_markdown(experiment, tmp_path / "records", "cpu")
+    found = quality.recorded(experiment, tmp_path / "records")
+    table = quality.as_markdown(experiment, found, "cpu")
 
     cells = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| nnU")
@@ -121,6 +123,9 @@ def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
     assert float(ours[6]) == pytest.approx(2 / 2**6, abs=1e-3)  # all six cases better, two-sided and exact
     assert "Not finished: nnUNetTrainerMeanTeacher, seed 0; nnUNetTrainerMeanTeacher, seed 1." in table
     assert "nnUNetTrainerSupervised, seed 0: validation patches, second half of training: theta 60.0; 1.5 min" in table
+
+    quality.plot(found, experiment.baseline, experiment.iterations, tmp_path / "curves.png")
+    assert plt.imread(tmp_path / "curves.png").shape[1] == 960  # three panels wide
 
 
 @pytest.mark.slow
