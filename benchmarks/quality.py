@@ -35,7 +35,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import torch
 from learning_curves import plot
 from run_record import DECODERS, RunRecord, evaluation_of, record_of
 
@@ -43,8 +42,6 @@ from nnunet_ad.config import ADConfig
 from nnunet_ad.evaluation.evaluate import evaluate
 from nnunet_ad.evaluation.result import Comparison, Evaluation, Row
 from nnunet_ad.evaluation.tables import Table, number
-from nnunet_ad.trainer.precision import cpu_computes_bf16
-from nnunet_ad.trainer.provenance import device_name, versions
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class Run:
         """Return whether the validation cases were predicted by the final checkpoint."""
         return (self.fold(out) / "validation" / "summary.json").is_file()
 
-    def record(self, out: Path, device: str) -> RunRecord:
+    def record(self, out: Path) -> RunRecord:
         """Score the validation cases."""
         dataset = self.experiment.dataset
         references = dataset_folder(dataset, "nnUNet_preprocessed") / "gt_segmentations"
@@ -132,7 +129,7 @@ class Run:
             allow_missing=True,
             progress=False,
         )
-        return record_of(self.trainer, self.seed, made_with(device), self.fold(out), evaluation.runs[0])
+        return record_of(self.trainer, self.seed, self.fold(out), evaluation.runs[0])
 
     def command(self, device: str, continued: bool = False) -> list[str]:
         """Return nnU-Net's command."""
@@ -184,7 +181,7 @@ def finish(run: Run, arguments: argparse.Namespace) -> None:
     if not arguments.table and not run.is_done(out):
         run.train(out, arguments.device)
     if out and run.is_done(out):
-        run.record(out, arguments.device).write(file)
+        run.record(out).write(file)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -200,12 +197,6 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("say where results go (-o), or which records to make a table of (--records FOLDER --table)")
     arguments.records = arguments.records or arguments.output / "records"
     return arguments
-
-
-def made_with(device: str) -> str:
-    """Return versions, device and precision."""
-    bfloat16 = device == "cpu" and cpu_computes_bf16()
-    return f"{versions()}; {device_name(torch.device(device))}{', bfloat16' if bfloat16 else ''}"
 
 
 def dataset_folder(dataset: int, variable: str) -> Path:

@@ -5,6 +5,7 @@ code, so that a table of runs from several sittings and machines can be made ane
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class RunRecord:
     Attributes:
         trainer: Name of the trainer or variant.
         seed: Of the training.
-        made_with: Versions and commit, the device and its precision.
+        made_with: Versions and commit, the device and its precision, as the training log says.
         minutes: Sum of all epochs.
         cases: Of each validation case and structure the metrics of the final checkpoint, on the original grid.
         curves: Foreground Dice on validation patches, a value an epoch: ``theta``, what the trainer validates, and for
@@ -68,13 +69,12 @@ class RunRecord:
         return sum(known) / len(known) if known else float("nan")
 
 
-def record_of(trainer: str, seed: int, made_with: str, fold: Path, scored: ScoredRun) -> RunRecord:
+def record_of(trainer: str, seed: int, fold: Path, scored: ScoredRun) -> RunRecord:
     """Return the record of a run.
 
     Args:
         trainer: Name of the trainer.
         seed: Of the training.
-        made_with: Versions and device.
         fold: nnU-Net's folder of the trained fold.
         scored: Scores of the fold's validation cases.
     """
@@ -83,7 +83,7 @@ def record_of(trainer: str, seed: int, made_with: str, fold: Path, scored: Score
     return RunRecord(
         trainer=trainer,
         seed=seed,
-        made_with=made_with,
+        made_with=_made_with(fold),
         minutes=round(sum(end - start for start, end in epochs) / 60, 1),
         cases={each.case: {s.structure: _values(s) for s in each.scores} for each in scored.cases},
         curves=_curves(log, fold / "progress_ad.json"),
@@ -101,6 +101,13 @@ def evaluation_of(records: Sequence[RunRecord], versus: Sequence[RunRecord]) -> 
         runs=tuple(record.scored() for record in records),
         versus=tuple(record.scored() for record in versus),
     )
+
+
+def _made_with(fold: Path) -> str:
+    """Return what the first training log says, for a run may be scored later by other versions than trained it."""
+    log = min(fold.glob("training_log_*.txt")).read_text(encoding="utf-8")
+    lines = re.findall(r"nnunet_ad \d.*; device: .*|Forward passes on the CPU in .*", log)
+    return "; ".join(line.strip() for line in lines)
 
 
 def _values(score: StructureScore) -> dict[str, float | str | None]:

@@ -140,6 +140,9 @@ def test_an_experiment_is_run_once_and_continues(planned, tmp_path):
     ]
     assert first.count("NNUNET_AD_SEED=0 NNUNET_AD_EPOCHS=2 NNUNET_AD_ITERATIONS=1 nnUNet_results=") == 3
 
+    ends = [line for line in first.splitlines() if line.startswith("- nnUNet")]
+    assert len(ends) == 3 and all("; nnunet_ad 0" in line and "; device: cpu" in line for line in ends)
+
     (log,) = (tmp_path / "tiny" / "nnUNetTrainerAD_FewerSteps").rglob("training_log*.txt")
     assert "num_sampling_steps=3" in log.read_text()
 

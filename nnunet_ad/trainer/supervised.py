@@ -5,6 +5,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_ad.network.onednn import let_onednn_convolve
+from nnunet_ad.trainer import provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.randomness import SEED_VARIABLE
 from nnunet_ad.trainer.two_stream import EPOCHS_VARIABLE, ITERATIONS_VARIABLE
@@ -33,6 +34,11 @@ class nnUNetTrainerSupervised(nnUNetTrainer):
         seed = integer_from_environment(SEED_VARIABLE, minimum=0)
         if seed is not None:
             torch.manual_seed(seed)
+
+    def on_train_start(self) -> None:
+        """As the host; the log says what is trained with."""
+        super().on_train_start()
+        self.print_to_log_file(f"{provenance.versions()}; device: {provenance.device_name(self.device)}")
 
     @staticmethod
     def build_network_architecture(plans_manager, *arguments, **keywords) -> nn.Module:
