@@ -270,8 +270,9 @@ def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
 
     alone = take_steps(make_trainer(root, trainer_class))
     assert alone["batch_size"] == 2
+    # float32 adds one sample's gradients in another order than two: 1.006e-5 with AVX-512, below 1e-5 with AVX2.
     for name, weight in alone["weights"].items():
-        torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(first["weights"][name], weight, rtol=0, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     untrained = make_trainer(root, trainer_class)
     torch.manual_seed(0)
     untrained.initialize()
