@@ -277,7 +277,7 @@ def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
     torch.manual_seed(0)
     untrained.initialize()
     moved = [(w - alone["weights"][name]).abs().max() for name, w in untrained.network.state_dict().items()]
-    assert np.median(moved) > 1e-4  # ten times what two processes may differ from one
+    assert np.median(moved) > 1e-4  # five times what two processes may differ from one
 
     for ours, theirs, expected in zip(first["outputs"], second["outputs"], alone["outputs"], strict=True):
         joint = [name for name in expected if name.startswith(("loss", "gradient", "class_weights"))]
