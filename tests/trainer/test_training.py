@@ -68,6 +68,14 @@ def test_every_variant_takes_a_step(started, name):
     assert np.mean(changed) > 0.5
 
 
+def test_weights_of_convolutions_are_stored_channels_last_and_stay_so(started):
+    trainer = started(nnUNetTrainerAD)
+    trainer.train_step(batch_of(3))
+    trainer.network.load_state_dict({name: x.contiguous() for name, x in trainer.network.state_dict().items()})
+    weights = [p for p in trainer.network.parameters() if p.ndim == 5]
+    assert weights and all(w.is_contiguous(memory_format=torch.channels_last_3d) for w in weights)
+
+
 def test_the_loss_is_equation_9(started):
     trainer = started()
     trainer.current_epoch = 30
