@@ -22,8 +22,8 @@ A recorded run is not repeated, one that was cut off continues, so the same comm
 prints the table and draws RECORDS/<experiment>/curves.png; with ``--table`` it does so with what there is, for which
 the records are enough. Labels of validation cases score; nothing is chosen by them.
 
-    python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml -o RESULTS -device cpu
-    python benchmarks/quality.py benchmarks/quality/laseg_4_cpu.toml --records docs/results/records --table
+    python benchmarks/quality.py benchmarks/quality/laseg_4_3mm_cpu.toml -o RESULTS -device cpu
+    python benchmarks/quality.py benchmarks/quality/laseg_4_3mm_cpu.toml --records docs/results/records --table
 """
 
 import argparse

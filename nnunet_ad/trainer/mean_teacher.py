@@ -43,8 +43,9 @@ class TeacherAndStudent(nn.Module):
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
     """Stock nnU-Net's network learns from labels, and to agree with the mean of its own past on unlabelled patches.
 
-    The consistency loss is the mean squared difference of probabilities, as usual for segmentation, and so is its
-    weight; the teacher sees the patch with additional noise. The teacher is what is validated and used at inference.
+    The consistency loss is the mean squared difference of probabilities; kind and weight are those of UA-MT (Yu et al.,
+    MICCAI 2019) and its successors. The teacher sees the patch with additional noise, and is what is validated and used
+    at inference.
     """
 
     network: TeacherAndStudent
