@@ -27,7 +27,7 @@ class ReferenceStep:
         config = trainer.config
         self.config, self.mu, self.device = config, trainer.mu, trainer.device
         self.network: ADNetwork = trainer.bare_network
-        self.optimizer, self.generator = trainer.optimizer, trainer.generator
+        self.optimizer, self.generator, self.num_updates = trainer.optimizer, trainer.generator, 0
         self.num_classes = trainer.num_classes
         self.diffusion = GaussianDiffusion.of(config)
         self.difficulty = DifficultyWeights(
@@ -63,6 +63,7 @@ class ReferenceStep:
         nn.utils.clip_grad_norm_(network.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         self._distill()
+        self._average()
         return {"denoising": denoising.item(), "difficulty": difficulty.item(), "unlabeled": unlabeled.item()}
 
     def _encode_noisy(self, image: Tensor, y_t: Tensor, t: Tensor) -> list[Tensor]:
@@ -100,6 +101,16 @@ class ReferenceStep:
         teachers = network.denoising_decoder.state_dict(), network.difficulty_decoder.state_dict()
         for name, theta in network.unlabeled_decoder.named_parameters():
             theta.copy_(w * theta + (1 - w) * (teachers[0][name] + teachers[1][name]) / 2)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if not self.config.weight_averaging:
+            return
+        self.num_updates += 1
+        weight = 1 / (1 + self.config.weight_averaging * (self.num_updates - 1))
+        parameters = dict(self.network.named_parameters())
+        for name, average in self.network.average.named_parameters():
+            average.copy_((1 - weight) * average + weight * parameters[name])
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device)

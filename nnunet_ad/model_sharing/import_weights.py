@@ -12,6 +12,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from torch import Tensor
 
 from nnunet_ad import __version__
+from nnunet_ad.config import ADConfig
 from nnunet_ad.network.checkpoint import is_for_inference_only, is_of_ad_network, load_checkpoint
 from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.network.network import ADNetwork
@@ -62,9 +63,16 @@ class Target:
     def network(self) -> ADNetwork:
         """Build the network, with weights as they are drawn; the three decoders have the same ones.
 
-        It has a noisy stem of its own: nnU-Net passes over weights that a network does not have, and misses others.
+        It has a noisy stem of its own, and averages: nnU-Net passes over weights that a network does not have, and
+        misses others.
         """
-        return network_of_plans(self.plans, self.dataset_json, self.configuration, shared_stem=False)
+        return network_of_plans(
+            self.plans,
+            self.dataset_json,
+            self.configuration,
+            shared_stem=False,
+            averaging=ADConfig().weight_averaging,
+        )
 
 
 @dataclass
@@ -120,7 +128,7 @@ def _fill(network: ADNetwork, theirs: Mapping[str, Tensor]) -> Import:
     num_stages = len(network.unlabeled_decoder.stages)
     image_stem = next(name for name, module in network.named_modules() if module is network.encoder.image_stem)
     for name, parameter in network.named_parameters():
-        start = name.replace("encoder.separate_stem", image_stem)
+        start = name.removeprefix("average.").replace("encoder.separate_stem", image_stem)
         source = theirs.get(_name_in_export(start) if exported else _name_in_stock(start, num_stages))
         if source is None:
             found.unknown.append(name)

@@ -17,6 +17,7 @@ _TRAINING_ONLY = (
     "encoder.step_embedding.",
     "encoder.modulations.",
 )
+_AVERAGE = "average."
 _OF_THIS_NETWORK = ("unlabeled_decoder.",)
 
 # nnU-Net's curves are numpy scalars, random states are numpy arrays. Files name what restores them by its module, which
@@ -72,7 +73,13 @@ def is_for_inference_only(weights: Mapping[str, Tensor]) -> bool:
 
 
 def inference_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what inference needs of the weights of an ``ADNetwork``: encoder, image stem and the decoder θ."""
+    """Return what inference needs of the weights of an ``ADNetwork``: encoder, image stem and the decoder θ.
+
+    Where weights were averaged, it is the averages.
+    """
+    averages = {name.removeprefix(_AVERAGE): weight for name, weight in weights.items() if name.startswith(_AVERAGE)}
+    if averages:
+        return {name: weight for name, weight in averages.items() if name != "num_iterations"}
     return {name: weight for name, weight in weights.items() if not name.startswith(_TRAINING_ONLY)}
 
 

@@ -69,6 +69,12 @@ class ADEncoder(Stages):
         parts = [self.label_conv, self.separate_stem, self.step_embedding, self.modulations]
         return [part for part in parts if part is not None]
 
+    def keep_image_parts(self) -> None:
+        """Drop what only the denoising flow uses."""
+        for name in ("label_conv", "separate_stem", "step_embedding", "modulations"):
+            if hasattr(self, name):
+                delattr(self, name)
+
     @property
     def noisy_stem(self) -> ConvDropoutNormReLU:
         """What convolves the image in the denoising flow, and normalises the sum with the convolved noisy label."""

@@ -9,7 +9,11 @@ from nnunet_ad.network.network import ADNetwork
 
 
 def build_network(
-    configuration: ConfigurationManager, num_input_channels: int, num_classes: int, shared_stem: bool = True
+    configuration: ConfigurationManager,
+    num_input_channels: int,
+    num_classes: int,
+    shared_stem: bool = True,
+    averaging: float = 0.0,
 ) -> ADNetwork:
     """Build the network with the channels, strides, kernels, blocks, norm and nonlinearity of a configuration.
 
@@ -18,6 +22,7 @@ def build_network(
         num_input_channels: C.
         num_classes: K.
         shared_stem: See :class:`~nnunet_ad.network.encoder.ADEncoder`.
+        averaging: See :class:`~nnunet_ad.network.network.ADNetwork`.
 
     Raises:
         ValueError: If the plans name another architecture or normalise over the batch.
@@ -36,10 +41,12 @@ def build_network(
     num_convs = arch_kwargs["n_conv_per_stage_decoder"]
     if isinstance(num_convs, int):
         num_convs = [num_convs] * (arch_kwargs["n_stages"] - 1)
-    return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs, shared_stem)
+    return ADNetwork(getattr(host, "encoder", host), num_classes, num_convs, shared_stem, averaging)
 
 
-def network_of_plans(plans: dict, dataset_json: dict, configuration: str, shared_stem: bool = True) -> ADNetwork:
+def network_of_plans(
+    plans: dict, dataset_json: dict, configuration: str, shared_stem: bool = True, averaging: float = 0.0
+) -> ADNetwork:
     """As :func:`build_network`, for a configuration in the contents of a plans file and of dataset.json.
 
     Raises:
@@ -49,4 +56,4 @@ def network_of_plans(plans: dict, dataset_json: dict, configuration: str, shared
     chosen = manager.get_configuration(configuration)
     num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
     num_channels = determine_num_input_channels(manager, chosen, dataset_json)
-    return build_network(chosen, num_channels, num_classes, shared_stem)
+    return build_network(chosen, num_channels, num_classes, shared_stem, averaging)

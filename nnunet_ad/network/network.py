@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._functorch.config
@@ -12,6 +12,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from nnunet_ad.network.averaging import MovingAverage, polynomial
 from nnunet_ad.network.checkpoint import inference_weights, is_for_inference_only
 from nnunet_ad.network.decoder import ADDecoder
 from nnunet_ad.network.encoder import ADEncoder
@@ -22,19 +23,22 @@ from nnunet_ad.network.shared_encoding import SharedEncoding
 class ADNetwork(nn.Module):
     """E, D(·; ξ), D(·; ψ) and D(·; θ) of Aggregating & Decoupling.
 
-    Called with an image it is what inference needs, D_θ(E(x)); a train step calls its parts.
+    Called with an image it is what inference needs, D_θ(E(x)); a train step calls its parts. In evaluation E and D_θ
+    are the averaged ones, where weights are averaged.
 
     Args:
         image_encoder: nnU-Net's encoder with image-only stem.
         num_classes: K.
         num_convs_per_decoder_stage: As in the plans, lowest resolution first.
         shared_stem: See :class:`ADEncoder`.
+        averaging: Share of the iterations that E and D_θ are averaged over, see :func:`polynomial`; 0 is none.
 
     Attributes:
         encoder: E(·; ξ), shared.
         denoising_decoder: D(·; ξ).
         difficulty_decoder: D(·; ψ).
         unlabeled_decoder: D(·; θ).
+        average: The averages of ``encoder``, without what only the denoising flow uses, and of ``unlabeled_decoder``.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class ADNetwork(nn.Module):
         num_classes: int,
         num_convs_per_decoder_stage: Sequence[int],
         shared_stem: bool = True,
+        averaging: float = 0.0,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -53,7 +58,19 @@ class ADNetwork(nn.Module):
         # Distillation averages parameters, which makes sense only if the decoders start from the same ones.
         self.difficulty_decoder = deepcopy(self.denoising_decoder)
         self.unlabeled_decoder = deepcopy(self.denoising_decoder)
+        self.average: MovingAverage | None = None
+        if averaging:
+            self.average = MovingAverage(
+                polynomial(averaging), encoder=self.encoder, unlabeled_decoder=self.unlabeled_decoder
+            )
+            cast(ADEncoder, self.average["encoder"]).keep_image_parts()
         let_onednn_convolve(self)
+
+    @property
+    def inference_path(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder and decoder θ that inference uses: the averaged ones, where weights are averaged."""
+        owner = self if self.average is None else self.average
+        return owner.get_submodule("encoder"), owner.get_submodule("unlabeled_decoder")
 
     @property
     def has_dropout(self) -> bool:
@@ -69,17 +86,24 @@ class ADNetwork(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def _keep_inference_parts(self) -> None:
-        for owner, parts in (
-            (self, ("denoising_decoder", "difficulty_decoder")),
-            (self.encoder, ("label_conv", "separate_stem", "step_embedding", "modulations")),
-        ):
-            for part in parts:
-                if hasattr(owner, part):
-                    delattr(owner, part)
+        self.average = None
+        self.encoder.keep_image_parts()
+        for decoder in ("denoising_decoder", "difficulty_decoder"):
+            if hasattr(self, decoder):
+                delattr(self, decoder)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return D_θ(E(x)), logits (B, K, *spatial), for images (B, C, *spatial)."""
-        return self.unlabeled_decoder(self.encoder(image))
+        encoder, decoder = (self.encoder, self.unlabeled_decoder) if self.training else self.inference_path
+        return decoder(encoder(image))
+
+    def update_average(self, skip: Tensor | None = None) -> None:
+        """Let the averages follow, once an iteration, except where ``skip``, a bool () on the device, holds.
+
+        Without averaging there is nothing to do.
+        """
+        if self.average is not None:
+            self.average.follow(self, skip)
 
     def encode(self, *images: Tensor) -> SharedEncoding:
         """Return E(x) of several batches of images (B_i, C, *spatial) from one call."""
@@ -105,6 +129,8 @@ class ADNetwork(nn.Module):
         """
         # The gradients of the flows are measured by going back through the encoder twice.
         torch._functorch.config.donated_buffer = False
-        for part in (self.encoder, self.denoising_decoder, self.difficulty_decoder, self.unlabeled_decoder):
+        decoders = (self.denoising_decoder, self.difficulty_decoder, self.unlabeled_decoder)
+        averages = () if self.average is None else self.inference_path
+        for part in (self.encoder, *decoders, *averages):
             part.compile(**options)
         self._denoise_prepared = torch.compile(self._denoise_prepared, **options)  # type: ignore[method-assign]

@@ -19,13 +19,13 @@ class ImageBranch(nn.Module):
     """D(E(x)): the encoder with a decoder that sees the image only.
 
     Args:
-        network: The trained network.
-        decoder: One of its decoders.
+        encoder: E.
+        decoder: D.
     """
 
-    def __init__(self, network: ADNetwork, decoder: nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
-        self.encoder = network.encoder
+        self.encoder = encoder
         self.decoder = decoder
 
     def forward(self, image: Tensor) -> Tensor:
@@ -93,11 +93,11 @@ class ThreeDecoders:
         steps = config.num_sampling_steps if num_sampling_steps is None else num_sampling_steps
         self.description = f"ξ by {steps} DDIM steps, seed {seed}" if config.diffusion else "ξ without diffusion"
         self.branches: dict[str, nn.Module] = {
-            "theta": ImageBranch(network, network.unlabeled_decoder),
-            "psi": ImageBranch(network, network.difficulty_decoder),
+            "theta": ImageBranch(*network.inference_path),
+            "psi": ImageBranch(network.encoder, network.difficulty_decoder),
             "xi": DenoisingBranch(network, diffusion, steps)
             if config.diffusion
-            else ImageBranch(network, network.denoising_decoder),
+            else ImageBranch(network.encoder, network.denoising_decoder),
         }
 
     def predict(self, image: np.ndarray, on_progress: Callable[[], object] = lambda: None) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Baseline: mean teacher (Tarvainen & Valpola, NeurIPS 2017) on the two streams."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ad.config import ADConfig
+from nnunet_ad.network.averaging import MovingAverage, exponential
 from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
 
 _EMA_DECAY = 0.99
@@ -19,25 +19,23 @@ class TeacherAndStudent(nn.Module):
     Called in training it is the student, in evaluation the teacher.
     """
 
-    num_updates: Tensor
-
     def __init__(self, student: nn.Module):
         super().__init__()
         self.student = student
-        self.teacher = deepcopy(student).requires_grad_(False)
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+        self.average = MovingAverage(exponential(_EMA_DECAY), student=student)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The average of the students so far."""
+        return self.average["student"]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K, *spatial) for images (B, C, *spatial)."""
         return self.student(image) if self.training else self.teacher(image)
 
-    @torch.no_grad()
-    def update_teacher(self) -> None:
-        """Move the teacher towards the student; at first it is the plain mean of all students so far."""
-        self.num_updates += 1
-        weight = (1 / self.num_updates).clamp_min(1 - _EMA_DECAY)
-        teacher, student = list(self.teacher.parameters()), list(self.student.parameters())
-        torch._foreach_add_(teacher, torch._foreach_mul(torch._foreach_sub(student, teacher), weight))
+    def update_teacher(self, skip: Tensor | None = None) -> None:
+        """Move the teacher towards the student, except where ``skip``, a bool () on the device, holds."""
+        self.average.follow(self, skip)
 
 
 class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
@@ -75,7 +73,7 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
         consistency = self.backward(nn.functional.mse_loss(p, target), weight=self.mu)
 
         self.descend()
-        network.update_teacher()
+        network.update_teacher(self.faults.skipped)
         return {
             "loss": supervised + self.mu * consistency,
             "loss_supervised": supervised,

@@ -31,9 +31,10 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     """Aggregating & Decoupling (Wang & Li, NeurIPS 2023) for semi-supervised, adaptive, generalising segmentation.
 
     Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. Beyond the paper, boxes of
-    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), and ξ reads noisy
-    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``). What
-    ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, as the last epoch left them.
+    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), ξ reads noisy
+    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``), and weights are
+    averaged (``weight_averaging``). What ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, averaged
+    over the last iterations.
 
     Attributes:
         diffusion: Noise schedule and DDIM.
@@ -91,6 +92,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         encoding.backward()
         self.descend()
         self.distill()
+        network.update_average(self.faults.skipped)
         return {
             "loss": loss_deno + loss_diff + self.mu * loss_u,
             "loss_denoising": loss_deno,
@@ -233,7 +235,13 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         enable_deep_supervision: bool = False,
     ) -> ADNetwork:
         """Build encoder and decoders from the plans; deep supervision is not part of the method."""
-        return build_network(configuration_manager, num_input_channels, num_output_channels, cls.config.shared_stem)
+        return build_network(
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            cls.config.shared_stem,
+            cls.config.weight_averaging,
+        )
 
     def configure_optimizers(self) -> tuple:
         """As the base, on weights that are stored as the device convolves fastest.

@@ -10,9 +10,16 @@ from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 
 
 class nnUNetTrainerAD_Paper(nnUNetTrainerAD):
-    """As published: no CutMix, y_t read as it is, by a stem of its own, ten DDIM steps."""
+    """As published: no CutMix, y_t read as it is, by a stem of its own, ten DDIM steps, no averaged weights."""
 
-    config = replace(ADConfig(), cutmix=0.0, shrink_noisy_labels=False, shared_stem=False, num_sampling_steps=10)
+    config = replace(
+        ADConfig(),
+        cutmix=0.0,
+        shrink_noisy_labels=False,
+        shared_stem=False,
+        num_sampling_steps=10,
+        weight_averaging=0.0,
+    )
 
 
 class nnUNetTrainerAD_1epoch(nnUNetTrainerAD):

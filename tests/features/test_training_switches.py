@@ -45,7 +45,7 @@ def test_val_best(trained, tmp_path):
     shutil.copytree(model, copied)
     best = copied / "fold_0" / "checkpoint_best.pth"
     checkpoint = torch.load(best, weights_only=False)
-    checkpoint["network_weights"]["unlabeled_decoder.classifier.bias"][:] = torch.tensor([0.0, 0.0, 50.0])
+    checkpoint["network_weights"]["average.unlabeled_decoder.classifier.bias"][:] = torch.tensor([0.0, 0.0, 50.0])
     torch.save(checkpoint, best)
     trained.train(500, "3d_fullres", 0, "--val", "--val_best", nnUNet_results=str(tmp_path))
     segmentation = SimpleITK.ReadImage(copied / "fold_0" / "validation" / "Made_002.nii.gz")

@@ -34,7 +34,7 @@ def test_the_encoder_computes_what_the_stock_one_does(imported, make_trainer):
     for trainer_class, weights in ((nnUNetTrainer, stock), (nnUNetTrainerAD_Paper, ours)):
         trainer = make_trainer(trainer_class)
         trainer.initialize()
-        trainer.network.load_state_dict(weights)
+        trainer.network.load_state_dict({name: w for name, w in weights.items() if not name.startswith("average.")})
         networks.append(trainer.network)
     for name, weight in networks[1].encoder.separate_stem.named_parameters():
         assert torch.equal(weight, networks[1].encoder.image_stem.get_parameter(name)), name
@@ -96,7 +96,8 @@ def test_an_exported_model_is_a_start_for_a_training(save_training, dataset, mak
     assert {name for name in ours if not name.startswith("encoder.separate_stem.")} == set(theirs)
     for name, weight in ours.items():
         if "decoder." in name:
-            assert torch.equal(weight, theirs[f"unlabeled_decoder.{name.split('.', 1)[1]}"]), name
+            assert torch.equal(weight, theirs[f"average.unlabeled_decoder.{name.split('decoder.', 1)[1]}"]), name
+    assert any(not torch.equal(weight, ours[name]) for name, weight in theirs.items() if "unlabeled_decoder" in name)
     with pytest.raises(AssertionError):  # without this command the host refuses it
         trainer = make_trainer(nnUNetTrainerAD)
         trainer.initialize()

@@ -47,7 +47,9 @@ def batch() -> dict:
 def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, num_sampling_steps, trainer_class):
     settings = {"trainer_class": trainer_class, "num_sampling_steps": num_sampling_steps, "rampup_epochs": 0}
     ours, theirs = started(**settings), started(**settings)
-    losses, expected = ours.train_step(batch()), reference_step(theirs)(batch())
+    plain_step = reference_step(theirs)
+    for _ in range(2):
+        losses, expected = ours.train_step(batch()), plain_step(batch())
     for flow, value in expected.items():
         assert losses[f"loss_{flow}"].item() == pytest.approx(value, abs=1e-5)
     for (name, first), second in zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True):
