@@ -85,7 +85,6 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         if not self.config.cutmix:
             y_u, quality = self.pseudo_label(x_u, e_u)  # Eq. 7
         loss_u = self.backward(self.dice_ce(self.forward(network.unlabeled_decoder, e_u), y_u), self.mu)  # Eqs. 8, 9
-
         gradients = self._encoder_gradients_once_an_epoch(encoding)
         if not self.config.decoupling:
             self.backward(self.dice_ce(self.forward(network.unlabeled_decoder, e_l), y))
