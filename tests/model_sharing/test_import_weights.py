@@ -136,4 +136,5 @@ def test_the_real_commands(save_training, dataset):
     start = torch.load(out)["network_weights"]
     folder = dataset / "nnUNet_results" / DATASET / f"nnUNetTrainerAD_1epoch__{PLANS}__3d_fullres" / "fold_0"
     trained = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert 0 < max((trained[name] - weight).abs().max() for name, weight in start.items()) < 0.2  # two steps away
+    del trained["average.num_iterations"]
+    assert 0 < max((weight - start[name]).abs().max() for name, weight in trained.items()) < 0.2  # two steps away
