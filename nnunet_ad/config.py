@@ -36,8 +36,8 @@ class ADConfig:
         distillation_momentum: w, share of θ that survives one distillation.
         distillation_follows_learning_rate: Let 1 - w fall with the learning rate; at a fixed w θ is drawn to the
             mean of two decoders until the end, when they hardly change.
-        weight_averaging: Share of the iterations so far that E and θ are averaged over for validation and inference; 0
-            is the paper's, the weights of the last iteration. See docs/results for what it does.
+        weight_averaging: Mean age, as a share of the iterations so far, of the E and θ that are averaged for validation
+            and inference; 0 is the paper's, the weights of the last iteration. See docs/results for what it does.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
         mirroring: Mirror patches at random, average over mirrored windows in inference; nnU-Net does, the paper not.
         cutmix: Probability that a patch θ learns from has a box of a labelled patch, with its label, pasted into it.

@@ -19,7 +19,12 @@ def polynomial(share: float) -> Weight:
 
     Polynomial-decay averaging (Shamir & Zhang, ICML 2013). A share of 1 is the plain mean, near 0 the last iteration.
     The age grows with the training, so that one share fits trainings of any length.
+
+    Raises:
+        ValueError: If ``share`` is not above 0 and at most 1.
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of iterations to average over is {share}; expected above 0 and at most 1")
     return lambda n: 1 / (1 + share * (n - 1))
 
 

@@ -13,6 +13,7 @@ from nnunet_ad.network.recomputation import Stages
 from nnunet_ad.network.step_embedding import StepEmbedding, StepModulation
 
 _EMBEDDING_DIM = 128
+_DENOISING_PARTS = ("label_conv", "separate_stem", "step_embedding", "modulations")
 
 
 class ADEncoder(Stages):
@@ -66,12 +67,11 @@ class ADEncoder(Stages):
     @property
     def denoising_parts(self) -> list[nn.Module]:
         """What only the denoising flow uses."""
-        parts = [self.label_conv, self.separate_stem, self.step_embedding, self.modulations]
-        return [part for part in parts if part is not None]
+        return [part for name in _DENOISING_PARTS if (part := getattr(self, name)) is not None]
 
     def keep_image_parts(self) -> None:
         """Drop what only the denoising flow uses."""
-        for name in ("label_conv", "separate_stem", "step_embedding", "modulations"):
+        for name in _DENOISING_PARTS:
             if hasattr(self, name):
                 delattr(self, name)
 

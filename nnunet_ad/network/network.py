@@ -31,7 +31,7 @@ class ADNetwork(nn.Module):
         num_classes: K.
         num_convs_per_decoder_stage: As in the plans, lowest resolution first.
         shared_stem: See :class:`ADEncoder`.
-        averaging: Share of the iterations that E and D_θ are averaged over, see :func:`polynomial`; 0 is none.
+        averaging: Share of the iterations that the averages of E and D_θ are old, see :func:`polynomial`; 0 is none.
 
     Attributes:
         encoder: E(·; ξ), shared.

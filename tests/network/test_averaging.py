@@ -36,6 +36,12 @@ def test_the_age_of_the_average_is_a_share_of_any_number_of_iterations(share):
         assert lag / num == pytest.approx(share / (1 + share), rel=0.1)
 
 
+@pytest.mark.parametrize("share", [-0.1, 0, 1.1])
+def test_a_share_beyond_its_range_is_refused(share):
+    with pytest.raises(ValueError, match="expected above 0 and at most 1"):
+        polynomial(share)
+
+
 def test_the_exponential_average_begins_as_a_plain_mean():
     values = [3.0, 5.0, 1.0, 2.0, 8.0]
     expected, found = None, averages(exponential(0.6), values)
@@ -80,6 +86,16 @@ def test_training_uses_the_present_weights_and_inference_the_averages(averaging)
     encoder, decoder = averaging.inference_path
     torch.testing.assert_close(averaging(x), decoder(encoder(x)))
     assert not torch.allclose(averaging(x), averaging.unlabeled_decoder(averaging.encoder(x)))
+
+
+def test_compiled_parts_average_what_they_averaged(averaging):
+    network = averaging.eval().double()
+    x = torch.randn(1, 1, 8, 8, 8).double()
+    expected = network(x)
+    network.compile_parts(backend="eager")
+    torch.testing.assert_close(network(x), expected)
+    network.update_average()
+    assert not torch.allclose(network(x), expected)
 
 
 def test_averages_are_of_what_inference_uses_and_learn_nothing(averaging):
