@@ -69,7 +69,9 @@ class ReferenceStep:
     def _encode_noisy(self, image: Tensor, y_t: Tensor, t: Tensor) -> list[Tensor]:
         encoder = self.network.encoder
         if self.config.shrink_noisy_labels:
-            y_t = self.diffusion.alpha_bar[t.cpu()].sqrt().float().view(-1, *[1] * (y_t.ndim - 1)).to(y_t.device) * y_t
+            b, alpha_bar = self.diffusion.label_scale, self.diffusion.alpha_bar[t.cpu()]
+            slope = (b * alpha_bar.sqrt() / (b**2 * alpha_bar + 1 - alpha_bar)).float()
+            y_t = slope.view(-1, *[1] * (y_t.ndim - 1)).to(y_t.device) * y_t
         conv = encoder.noisy_stem.conv
         weight = torch.cat((conv.weight, encoder.label_conv.weight), dim=1)
         return encoder.encode_convolved(conv._conv_forward(torch.cat((image, y_t), dim=1), weight, conv.bias), t)

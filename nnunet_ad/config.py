@@ -15,6 +15,8 @@ class ADConfig:
         num_epochs: Epochs of ``num_iterations_per_epoch`` iterations (nnU-Net's notion of an epoch).
         num_iterations_per_epoch: Training iterations an epoch.
         learning_rate: Initial learning rate of SGD, decayed polynomially by nnU-Net (Table 8).
+        labeled_rate: Learning rate of what only labels teach, the decoders ξ and ψ and the noisy stem, over that of E and
+            θ, which learn ten times as much from each iteration by μ. 1 is the paper's; see docs/results.
         momentum: Nesterov momentum of SGD (Table 8).
         weight_decay: L2 penalty of SGD (Table 8).
         max_gradient_norm: The joint gradient norm is clipped to this (nnU-Net's own value).
@@ -22,8 +24,9 @@ class ADConfig:
         num_diffusion_steps: T, length of the diffusion (Eq. 1, Table 7).
         beta_start: First value of the linear noise schedule (Eq. 1).
         beta_end: Last value of the linear noise schedule (Eq. 1).
-        label_scale: b, labels are in {-b, b} before noise is added (Eq. 1); below 1 ξ must look at the image more.
-        shrink_noisy_labels: ξ reads √ᾱ_t·y_t, the best linear estimate of y_0, and not y_t, whose noise would drown the
+        label_scale: b, labels are in {-b, b} before noise is added (Eq. 1). Neighbours make smooth labels readable in
+            noise until late; the smaller b, the sooner ξ must look at the image. 1 is the paper's; see docs/results.
+        shrink_noisy_labels: ξ reads the best linear estimate of y_0, and not y_t, whose noise would drown the
             image at large t. Off is the paper's; see docs/results for what it does.
         shared_stem: The noisy stem shares its image part with the image-only stem. Off, two stems, is the paper's; see
             docs/results.
@@ -54,6 +57,7 @@ class ADConfig:
     num_epochs: int = 300
     num_iterations_per_epoch: int = 250
     learning_rate: float = 1e-2
+    labeled_rate: float = 3.0
     momentum: float = 0.9
     weight_decay: float = 3e-5
     max_gradient_norm: float = 12.0
@@ -61,7 +65,7 @@ class ADConfig:
     num_diffusion_steps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 2e-2
-    label_scale: float = 1.0
+    label_scale: float = 0.3
     shrink_noisy_labels: bool = True
     shared_stem: bool = True
     num_sampling_steps: int = 3

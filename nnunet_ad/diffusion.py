@@ -49,7 +49,7 @@ class GaussianDiffusion:
         beta_end: β of the last step.
         label_scale: b, y_0 is in {-b, b}. Smooth labels stay readable in noise until late, so that a network hardly
             needs the image to denoise them; below 1 it needs it more.
-        shrink: Let the network read √ᾱ_t·y_t in place of y_t, see :meth:`network_input`.
+        shrink: Let the network read the best linear estimate of y_0 in place of y_t, see :meth:`network_input`.
 
     Attributes:
         num_steps: T.
@@ -77,7 +77,7 @@ class GaussianDiffusion:
         self.num_steps, self.label_scale, self.shrink = num_steps, label_scale, shrink
         beta = torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
         self.alpha_bar = torch.cumprod(1 - beta, dim=0)
-        self._scales: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._scales: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
 
     @classmethod
     def of(cls, config: ADConfig) -> "GaussianDiffusion":
@@ -106,20 +106,20 @@ class GaussianDiffusion:
         """
         if not y_0.is_floating_point():
             raise ValueError(f"y_0 has dtype {y_0.dtype}; a floating one is needed, see encode_labels")
-        signal, noise = self._signal_and_noise_scales(y_0.device, y_0.dtype)
+        signal, noise, _ = self._scales_of_t(y_0.device, y_0.dtype)
         return _per_sample(signal[t], y_0) * y_0 + _per_sample(noise[t], y_0) * eps.to(y_0.dtype)
 
     def network_input(self, y_t: Tensor, t: Tensor) -> Tensor:
-        """Return what ξ reads of y_t (B, K, *spatial) at t (B,): √ᾱ_t·y_t if labels are shrunk, else y_t itself.
+        """Return what ξ reads of y_t (B, K, *spatial) at t (B,): c_t·y_t if labels are shrunk, else y_t itself.
 
-        √ᾱ_t·y_t is the linear estimate of y_0 with the least squared error, where y_0 has unit variance (c_skip·x in
-        EDM, Karras et al., NeurIPS 2022). Where y_t is all noise hardly anything of it is left, and ξ looks at the
-        image; K channels of unit noise beside the image would drown it.
+        c_t·y_t with c_t = b·√ᾱ_t / (b²·ᾱ_t + 1 - ᾱ_t), which is √ᾱ_t for b = 1, is the linear estimate of y_0 / b, in
+        {-1, 1}, with the least squared error (c_skip·x in EDM, Karras et al., NeurIPS 2022). Where y_t is all noise
+        hardly anything of it is left, and ξ looks at the image; K channels of unit noise beside it would drown it.
         """
         if not self.shrink:
             return y_t
-        signal, _ = self._signal_and_noise_scales(y_t.device, y_t.dtype)
-        return _per_sample(signal[t], y_t) * y_t
+        _, _, slope = self._scales_of_t(y_t.device, y_t.dtype)
+        return _per_sample(slope[t], y_t) * y_t
 
     def ddim_timesteps(self, num_sampling_steps: int) -> list[int]:
         """Return the steps that DDIM visits, ascending: rounded linspace(0, T-1, S), or [T-1] for S = 1.
@@ -166,11 +166,12 @@ class GaussianDiffusion:
             y_t = alpha_bar[i - 1] ** 0.5 * x0_hat + (1 - alpha_bar[i - 1]) ** 0.5 * eps
         return logits
 
-    def _signal_and_noise_scales(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        # Cached on the device, so that the train step copies nothing from the host.
+    def _scales_of_t(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """Return √ᾱ_t, √(1-ᾱ_t) and c_t (T,), cached on the device: the train step copies nothing from the host."""
         if (device, dtype) not in self._scales:
             signal, noise = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
-            self._scales[device, dtype] = (signal.to(dtype).to(device), noise.to(dtype).to(device))
+            slope = self.label_scale * signal / (self.label_scale**2 * signal**2 + noise**2)
+            self._scales[device, dtype] = [scale.to(dtype).to(device) for scale in (signal, noise, slope)]
         return self._scales[device, dtype]
 
 

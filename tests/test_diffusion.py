@@ -112,17 +112,19 @@ def test_under_a_perfect_predictor_the_trajectory_follows_the_forward_process(la
         torch.testing.assert_close(y_t, diffusion.noise_labels(y_0, torch.tensor([step]), eps))
 
 
+@pytest.mark.parametrize("label_scale", [1.0, 0.3])
 @pytest.mark.parametrize("spatial", SPATIAL)
-def test_shrunk_noisy_labels_are_the_best_linear_estimate_of_the_label(spatial):
-    diffusion = GaussianDiffusion(shrink=True)
+def test_shrunk_noisy_labels_are_the_best_linear_estimate_of_the_label(spatial, label_scale):
+    diffusion = GaussianDiffusion(label_scale=label_scale, shrink=True)
     y_0 = encode_labels(torch.randint(2, (3, *spatial)), 2).double()
     t, eps = torch.tensor([0, 400, 999]), torch.randn(y_0.shape, dtype=torch.float64)
-    y_t = diffusion.noise_labels(y_0, t, eps)
+    y_t = diffusion.noise_labels(label_scale * y_0, t, eps)
     read = diffusion.network_input(y_t, t)
     assert torch.equal(GaussianDiffusion().network_input(y_t, t), y_t)
     for i, step in enumerate(t.tolist()):
-        # Cov(y_0, y_t) / Var(y_t) for Eq. 1 with Var(y_0) = Var(ε) = 1
-        slope = float(diffusion.alpha_bar[step]) ** 0.5
+        # Cov(y_0, y_t) / Var(y_t) for Eq. 1 with labels of variance b² and Var(ε) = 1
+        alpha_bar = float(diffusion.alpha_bar[step])
+        slope = label_scale * alpha_bar**0.5 / (label_scale**2 * alpha_bar + 1 - alpha_bar)
         torch.testing.assert_close(read[i], slope * y_t[i])
 
 

@@ -61,13 +61,13 @@ def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
 def test_the_papers_trainer_has_none_of_what_was_added():
     assert nnUNetTrainerAD.config.cutmix > 0
     papers = {"cutmix": 0.0, "shrink_noisy_labels": False, "shared_stem": False, "num_sampling_steps": 10}
-    papers["weight_averaging"] = 0.0
+    papers |= {"weight_averaging": 0.0, "label_scale": 1.0, "labeled_rate": 1.0}
     assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, **papers)
 
 
 @pytest.mark.parametrize("shrink", [False, True])
 def test_xi_reads_noisy_labels_shrunk_or_as_they_are(trainer_with, shrink):
-    trainer = trainer_with(shrink_noisy_labels=shrink)
+    trainer = trainer_with(shrink_noisy_labels=shrink, label_scale=1.0)
     y = torch.randint(3, (2, 8, 8, 8))
     trainer.generator.manual_seed(0)
     read, t = trainer.noise_labels(y)

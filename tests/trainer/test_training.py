@@ -124,7 +124,8 @@ def test_where_everything_is_ignored_noisy_labels_are_noise_alone(started):
     assert trainer.num_classes == 3
     noisy, t = trainer.noise_labels(y)
     alpha_bar = trainer.diffusion.alpha_bar[t]
-    scale = alpha_bar.sqrt() * (1 - alpha_bar).sqrt()  # shrunk
+    b = trainer.diffusion.label_scale
+    scale = b * alpha_bar.sqrt() / (b**2 * alpha_bar + 1 - alpha_bar) * (1 - alpha_bar).sqrt()  # shrunk
     for sample, expected in zip(noisy, scale, strict=True):
         assert sample.mean() == pytest.approx(0, abs=0.05)
         assert sample.std() == pytest.approx(float(expected), abs=0.05)
