@@ -15,8 +15,8 @@ class ADConfig:
         num_epochs: Epochs of ``num_iterations_per_epoch`` iterations (nnU-Net's notion of an epoch).
         num_iterations_per_epoch: Training iterations an epoch.
         learning_rate: Initial learning rate of SGD, decayed polynomially by nnU-Net (Table 8).
-        labeled_rate: Learning rate of what only labels teach, the decoders ξ and ψ and the noisy stem, over that of E and
-            θ, which learn ten times as much from each iteration by μ. 1 is the paper's; see docs/results.
+        labeled_rate: Learning rate of what only labels teach, the decoders ξ and ψ and the noisy stem, over that of E
+            and θ, whose steps μ makes ten times as large. 1 is the paper's; see docs/results.
         momentum: Nesterov momentum of SGD (Table 8).
         weight_decay: L2 penalty of SGD (Table 8).
         max_gradient_norm: The joint gradient norm is clipped to this (nnU-Net's own value).
