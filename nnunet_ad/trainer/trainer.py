@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from nnunet_ad.augmentation.cutmix import cutmix
 from nnunet_ad.difficulty import DifficultyWeights
@@ -252,6 +252,18 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             for module in self.bare_network.encoder.denoising_parts:
                 module.requires_grad_(False)
         return super().configure_optimizers()
+
+    def parameter_groups(self) -> list[dict]:
+        """Return E and θ, and what only labels teach, at a rate of its own (``ADConfig.labeled_rate``)."""
+        network = self.bare_network
+        labeled = nn.ModuleList(
+            [network.denoising_decoder, network.difficulty_decoder, *network.encoder.denoising_parts]
+        )
+        of_labels = set(labeled.parameters())
+        return [
+            {"params": [p for p in network.parameters() if p not in of_labels], "relative_rate": 1.0},
+            {"params": list(labeled.parameters()), "relative_rate": self.config.labeled_rate},
+        ]
 
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""

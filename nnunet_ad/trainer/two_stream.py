@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +26,7 @@ from nnunet_ad.losses import dice_ce
 from nnunet_ad.trainer import curves, provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.faults import check_writable, explained
+from nnunet_ad.trainer.learning_rate import RelativePolyLRScheduler
 from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.numerical_faults import NumericalFaults
 from nnunet_ad.trainer.precision import cpu_computes_bf16
@@ -96,16 +96,20 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """There is none to switch."""
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, RelativePolyLRScheduler]:
         """SGD with Nesterov momentum and nnU-Net's polynomial schedule (Table 8)."""
         optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            self.parameter_groups(),
             self.initial_lr,
             momentum=self.config.momentum,
             weight_decay=self.weight_decay,
             nesterov=True,
         )
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        return optimizer, RelativePolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def parameter_groups(self) -> list[dict]:
+        """Return the groups of parameters, each with its ``relative_rate``; the first one's is 1."""
+        return [{"params": list(self.network.parameters()), "relative_rate": 1.0}]
 
     def _build_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The host's validation step shows the loss on validation patches by this."""

@@ -10,10 +10,11 @@ from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 
 
 class nnUNetTrainerAD_Paper(nnUNetTrainerAD):
-    """As published: no CutMix, y_t of labels in {-1, 1} read as it is by a stem of its own, last weights."""
+    """As published: no CutMix, y_t of labels in {-1, 1} read as it is by a stem of its own, one rate, last weights."""
 
     config = replace(
         ADConfig(),
+        labeled_rate=1.0,
         label_scale=1.0,
         cutmix=0.0,
         shrink_noisy_labels=False,
