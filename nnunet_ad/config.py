@@ -15,8 +15,8 @@ class ADConfig:
         num_epochs: Epochs of ``num_iterations_per_epoch`` iterations (nnU-Net's notion of an epoch).
         num_iterations_per_epoch: Training iterations an epoch.
         learning_rate: Initial learning rate of SGD, decayed polynomially by nnU-Net (Table 8).
-        labeled_rate: Learning rate of what only labels teach, the decoders ξ and ψ and the noisy stem, over that of E
-            and θ, whose steps μ makes ten times as large. 1 is the paper's; see docs/results.
+        labeled_rate: Learning rate of what only labels teach, the decoders ξ and ψ and what of E only denoises, over
+            that of E and θ, whose steps μ makes ten times as large. 1 is the paper's; see docs/results.
         momentum: Nesterov momentum of SGD (Table 8).
         weight_decay: L2 penalty of SGD (Table 8).
         max_gradient_norm: The joint gradient norm is clipped to this (nnU-Net's own value).
@@ -26,12 +26,12 @@ class ADConfig:
         beta_end: Last value of the linear noise schedule (Eq. 1).
         label_scale: b, labels are in {-b, b} before noise is added (Eq. 1). Neighbours make smooth labels readable in
             noise until late; the smaller b, the sooner ξ must look at the image. 1 is the paper's; see docs/results.
-        shrink_noisy_labels: ξ reads the best linear estimate of y_0, and not y_t, whose noise would drown the
-            image at large t. Off is the paper's; see docs/results for what it does.
+        shrink_noisy_labels: ξ reads the best linear estimate of y_0, and not y_t, whose noise would drown the image at
+            large t. Off is the paper's; see docs/results for what it does.
         shared_stem: The noisy stem shares its image part with the image-only stem. Off, two stems, is the paper's; see
             docs/results.
         num_sampling_steps: S, DDIM steps for a pseudo-label. The paper has 10; with shrunk noisy labels pseudo-labels
-            of three are as good on one data set and better on another (docs/benchmarks/ddim_steps.md).
+            of three are as good within the noise on two data sets (docs/benchmarks/ddim_steps.md).
         difficulty_window: τ, updates of a class that its difficulty looks back on (Eqs. 3-5).
         difficulty_exponent: α, exponent of the learning difficulty in the class weight (Eq. 5).
         unsupervised_weight: μ, weight of the unsupervised loss after the ramp-up (Eq. 9).

@@ -32,9 +32,9 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
 
     Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. Beyond the paper, boxes of
     labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), ξ reads noisy
-    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``), and weights are
-    averaged (``weight_averaging``). What ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, averaged
-    over the last iterations.
+    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``, ``label_scale``), ξ
+    and ψ learn at a rate of their own (``labeled_rate``), and weights are averaged (``weight_averaging``). What
+    ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, averaged over the last iterations.
 
     Attributes:
         diffusion: Noise schedule and DDIM.
