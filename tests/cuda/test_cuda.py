@@ -2,12 +2,12 @@
 
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from changed_config import with_config
 from planned_dataset import DATASET, PLANS
 
 from nnunet_ad.trainer import (
@@ -28,8 +28,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def started(make_trainer, monkeypatch):
     def start(trainer_class=nnUNetTrainerAD, compiled=False, **changes):
         monkeypatch.setenv("nnUNet_compile", "t" if compiled else "f")
-        config = replace(trainer_class.config, **{"num_sampling_steps": 2, "rampup_epochs": 0, **changes})
-        started = make_trainer(type("Changed", (trainer_class,), {"config": config}), device=DEVICE)
+        changed = with_config(trainer_class, **{"num_sampling_steps": 2, "rampup_epochs": 0, **changes})
+        started = make_trainer(changed, device=DEVICE)
         started.initialize()
         started.on_train_epoch_start()
         return started

@@ -1,8 +1,7 @@
 """Learning rates: nnU-Net's polynomial schedule, and a rate of its own for what only labels teach."""
 
-from dataclasses import replace
-
 import pytest
+from changed_config import with_config
 
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_NoDiffusion, nnUNetTrainerMeanTeacher
 
@@ -18,7 +17,7 @@ def initialized(make_trainer):
     """Return a function that makes a trainer with other hyper-parameters and initialises it."""
 
     def make(base: type = nnUNetTrainerAD, **changes) -> nnUNetTrainerAD:
-        trainer = make_trainer(type("Changed", (base,), {"config": replace(base.config, **changes)}))
+        trainer = make_trainer(with_config(base, **changes))
         trainer.initialize()
         return trainer
 

@@ -1,13 +1,12 @@
 """A step with a loss or gradient that is not finite is as if it had not been."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from changed_config import with_config
 from torch import Tensor
 
-from nnunet_ad.config import ADConfig
 from nnunet_ad.trainer import nnUNetTrainerAD
 from nnunet_ad.trainer.numerical_faults import NumericalFaults
 
@@ -90,8 +89,8 @@ def test_a_faulty_step_changes_nothing(started, where):
 def faulty_trainer(make_trainer, most_in_a_row: int, faulty: range, monkeypatch):
     """A trainer of one epoch whose images have NaN in some iterations."""
     monkeypatch.setenv("NNUNET_AD_ITERATIONS", "5")
-    config = replace(ADConfig(), num_epochs=1, num_sampling_steps=1, max_faults_in_a_row=most_in_a_row)
-    trainer = make_trainer(type("Faulty", (nnUNetTrainerAD,), {"config": config}))
+    changes = {"num_epochs": 1, "num_sampling_steps": 1, "max_faults_in_a_row": most_in_a_row}
+    trainer = make_trainer(with_config(nnUNetTrainerAD, **changes))
     step = trainer.train_step
 
     def train_step(batch):

@@ -1,11 +1,11 @@
 """The train step shares, batches and fuses; its result is that of Algorithm 1 read off the page."""
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from changed_config import with_config
 
 from nnunet_ad.config import PRESETS
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_Paper
@@ -26,8 +26,7 @@ def started(make_trainer, monkeypatch):
     monkeypatch.setenv("NNUNET_AD_CPU_BF16", "0")
 
     def start(trainer_class=nnUNetTrainerAD, **changes):
-        config = replace(trainer_class.config, **changes)
-        trainer = make_trainer(type("Changed", (trainer_class,), {"config": config}))
+        trainer = make_trainer(with_config(trainer_class, **changes))
         trainer.initialize()
         trainer.network.train()
         return trainer

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from changed_config import with_config
 
 from nnunet_ad.diffusion import encode_labels
 from nnunet_ad.distillation import distill_
@@ -17,8 +18,7 @@ def trainer_with(make_trainer):
     """Return a function that makes a trainer with other hyper-parameters."""
 
     def make(**changes) -> nnUNetTrainerAD:
-        config = replace(nnUNetTrainerAD.config, **changes)
-        return make_trainer(type("Switched", (nnUNetTrainerAD,), {"config": config}))
+        return make_trainer(with_config(nnUNetTrainerAD, **changes))
 
     return make
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed_config import with_config
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_1epoch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -165,13 +166,8 @@ def test_pseudo_labels_are_made_without_dropout(started):
 
 def test_theta_learns_from_unlabeled_patches_only(started):
     """With no weight on the unlabelled loss and no distillation, θ must stay where it is but for weight decay."""
-    trainer = started(
-        type(
-            "Frozen",
-            (nnUNetTrainerAD,),
-            {"config": _config(unsupervised_weight=0.0, distillation_momentum=1.0, weight_decay=0.0)},
-        )
-    )
+    frozen = {"unsupervised_weight": 0.0, "distillation_momentum": 1.0, "weight_decay": 0.0}
+    trainer = started(with_config(nnUNetTrainerAD, **frozen))
     before = {n: p.clone() for n, p in trainer.network.named_parameters()}
     trainer.train_step(batch_of(3))
     for name, parameter in trainer.network.named_parameters():
@@ -180,12 +176,6 @@ def test_theta_learns_from_unlabeled_patches_only(started):
     assert not torch.equal(
         trainer.network.denoising_decoder.classifier.weight, before["denoising_decoder.classifier.weight"]
     )
-
-
-def _config(**changes):
-    from dataclasses import replace
-
-    return replace(nnUNetTrainerAD.config, **changes)
 
 
 def test_region_labels_are_refused(make_trainer):
@@ -284,7 +274,7 @@ def test_trains_without_the_raw_dataset_once_preprocessed(make_trainer, dataset,
 
 
 def two_epochs():
-    return type("TwoEpochs", (nnUNetTrainerAD,), {"config": _config(num_epochs=2)})
+    return with_config(nnUNetTrainerAD, num_epochs=2)
 
 
 def test_logs_curves_pictures_and_checkpoints(make_trainer):
@@ -429,7 +419,7 @@ def test_the_same_seed_gives_the_same_losses(make_trainer):
 
 def test_overfits_one_batch(started):
     """The equations together learn: after a hundred steps on one batch all three decoders know the large structure."""
-    trainer = started(type("Fast", (nnUNetTrainerAD,), {"config": _config(learning_rate=0.05, rampup_epochs=0)}))
+    trainer = started(with_config(nnUNetTrainerAD, learning_rate=0.05, rampup_epochs=0))
     grid = torch.stack(torch.meshgrid(*[torch.arange(16.0)] * 3, indexing="ij"))
     target = ((grid - 7.5).square().sum(0) < 25).to(torch.int16).expand(2, 1, 16, 16, 16).clone()
     image = target.float() + 0.2 * torch.randn(2, 1, 16, 16, 16)
