@@ -30,6 +30,8 @@ class ADConfig:
             large t. Off is the paper's; see docs/results for what it does.
         shared_stem: The noisy stem shares its image part with the image-only stem. Off, two stems, is the paper's; see
             docs/results.
+        common_initialization: The three decoders start from the same parameters, as distillation averages them; off,
+            each from its own.
         num_sampling_steps: S, DDIM steps for a pseudo-label. The paper has 10; with shrunk noisy labels pseudo-labels
             of three are as good within the noise on two data sets (docs/benchmarks/ddim_steps.md).
         difficulty_window: τ, updates of a class that its difficulty looks back on (Eqs. 3-5).
@@ -68,6 +70,7 @@ class ADConfig:
     label_scale: float = 0.3
     shrink_noisy_labels: bool = True
     shared_stem: bool = True
+    common_initialization: bool = True
     num_sampling_steps: int = 3
     difficulty_window: int = 50
     difficulty_exponent: float = 0.2

@@ -66,6 +66,11 @@ class ADNetwork(nn.Module):
             cast(ADEncoder, self.average["encoder"]).keep_image_parts()
         let_onednn_convolve(self)
 
+    def initialize_decoders_apart(self) -> None:
+        """Draw parameters of their own for D_ψ and D_θ, for who wants to see what the common ones are good for."""
+        for decoder in (self.difficulty_decoder, self.unlabeled_decoder):
+            decoder.apply(InitWeights_He(1e-2))
+
     @property
     def inference_path(self) -> tuple[nn.Module, nn.Module]:
         """Encoder and decoder θ that inference uses: the averaged ones, where weights are averaged."""

@@ -234,13 +234,16 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         enable_deep_supervision: bool = False,
     ) -> ADNetwork:
         """Build encoder and decoders from the plans; deep supervision is not part of the method."""
-        return build_network(
+        network = build_network(
             configuration_manager,
             num_input_channels,
             num_output_channels,
             cls.config.shared_stem,
             cls.config.weight_averaging,
         )
+        if not cls.config.common_initialization:
+            network.initialize_decoders_apart()
+        return network
 
     def configure_optimizers(self) -> tuple:
         """As the base, on weights that are stored as the device convolves fastest.

@@ -87,6 +87,22 @@ def test_the_stems_are_shared_or_not(trainer_with, shared):
     assert (encoder.noisy_stem is encoder.image_stem) is shared
 
 
+@pytest.mark.parametrize("common", [False, True])
+def test_the_decoders_start_from_the_same_parameters_or_not(trainer_with, common):
+    trainer = trainer_with(common_initialization=common)
+    trainer.initialize()
+    network = trainer.network
+    for decoder in (network.difficulty_decoder, network.unlabeled_decoder):
+        same = [
+            torch.equal(ours, theirs)
+            for ours, theirs in zip(decoder.parameters(), network.denoising_decoder.parameters(), strict=True)
+            if ours.ndim > 1  # norms and biases are constants
+        ]
+        assert all(same) if common else not any(same)
+    decoders = (network.denoising_decoder, network.difficulty_decoder, network.unlabeled_decoder)
+    assert len({decoder.classifier.weight.sum().item() for decoder in decoders}) == (1 if common else 3)
+
+
 def test_without_cutmix_theta_learns_from_the_patches_that_its_teachers_saw(trainer_with, monkeypatch):
     trainer = trainer_with(cutmix=0.0, num_sampling_steps=1, rampup_epochs=0)
     trainer.initialize()
