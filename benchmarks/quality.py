@@ -32,11 +32,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from learning_curves import plot
 from run_record import DECODERS, RunRecord, evaluation_of, record_of
+from scipy import stats
 
 from nnunet_ad.config import ADConfig
 from nnunet_ad.evaluation.evaluate import evaluate
@@ -222,7 +223,8 @@ def as_markdown(experiment: Experiment, found: Sequence[RunRecord], device: str)
     for trainer in dict.fromkeys(record.trainer for record in found):
         evaluation = score(trainer, experiment.baseline, found)
         rows += rows_of(evaluation, trainer, [record.seed for record in found if record.trainer == trainer])
-    header = ("trainer", "seeds", "structure", "Dice", "95 % interval", "against the baseline", "p (Wilcoxon)")
+    header = ("trainer", "seeds", "structure", "Dice", "95 % interval", "against the baseline")
+    header += ("p over cases (Wilcoxon)", "p over trainings (Welch)")
     lines += [Table(header, tuple(rows), text_columns=3).as_markdown(), ""]
     unfinished = [f"{run.trainer}, seed {run.seed}" for run in experiment.runs if run not in done]
     lines += [f"Not finished: {'; '.join(unfinished)}.", ""] if unfinished else []
@@ -249,6 +251,8 @@ def score(trainer: str, baseline: str, records: Sequence[RunRecord]) -> Evaluati
 def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[tuple[str, ...]]:
     """Return a row for each structure and one for their mean."""
     tests = {test.structure: test for test in evaluation.comparisons() if test.metric == "Dice"}
+    others = replace(evaluation, runs=evaluation.versus, versus=()) if evaluation.versus else None
+    baseline = {row.structure: row for row in others.overall()} if others else {}
     rows = [row for row in evaluation.overall() if row.structure is not None or len(evaluation.structures) > 1]
     return [
         (
@@ -257,6 +261,7 @@ def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[
             row.structure or "mean",
             *dice_cells(row),
             *test_cells(tests.get(row.structure)),
+            training_test_cell(row, baseline.get(row.structure)),
         )
         for row in rows
     ]
@@ -276,6 +281,19 @@ def test_cells(comparison: Comparison | None) -> tuple[str, str]:
     if comparison is None:
         return "", ""
     return number(100 * comparison.test.median_difference, 1, sign=True), f"{comparison.test.p_value:.4f}"
+
+
+def training_test_cell(row: Row, baseline: Row | None) -> str:
+    """Return p of Welch's test of the means of single trainings; empty with fewer than two of either.
+
+    A test over cases takes the luck of a seed, which all cases share, for the trainer's merit.
+    """
+    if baseline is None:
+        return ""
+    ours, theirs = (found.summaries["Dice"].run_means for found in (row, baseline))
+    if min(len(ours), len(theirs)) < 2 or len({*ours}) == len({*theirs}) == 1:
+        return ""
+    return f"{stats.ttest_ind(ours, theirs, equal_var=False).pvalue:.4f}"
 
 
 def line_of(record: RunRecord) -> str:

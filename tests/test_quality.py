@@ -97,6 +97,10 @@ def record_of(run_record, trainer: str, seed: int, dice: dict[str, float]):
     return run_record.RunRecord(trainer, seed, "by hand", 1.5, cases, curves)
 
 
+def cells_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| nnU")]
+
+
 def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
     names = [f"case_{i}" for i in range(6)]
     better = {"nnUNetTrainerSupervised": 0.0, "nnUNetTrainerAD_FewerSteps": 0.1}
@@ -113,14 +117,15 @@ def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
     found = quality.recorded(experiment, tmp_path / "records")
     table = quality.as_markdown(experiment, found, "cpu")
 
-    cells = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| nnU")
-    ]
-    baseline, ours = cells
+    baseline, ours = cells_of(table)
     assert baseline[:3] == ["nnUNetTrainerSupervised", "0, 1", "organ"] and baseline[3].startswith("53.5 ±")
     assert ours[:3] == ["nnUNetTrainerAD_FewerSteps", "0, 1", "organ"] and ours[3].startswith("63.5 ±")
     assert ours[5] == "+10.0"
     assert float(ours[6]) == pytest.approx(2 / 2**6, abs=1e-3)  # all six cases better, two-sided and exact
+    t = 0.1 / 0.0002**0.5  # Welch's, with two degrees of freedom as both pairs of seeds differ by 0.02
+    assert float(ours[7]) == pytest.approx(1 - t / (t**2 + 2) ** 0.5, abs=1e-4) and baseline[6:] == ["", ""]
+    one_seed = [record for record in found if record.seed == 0]
+    assert cells_of(quality.as_markdown(experiment, one_seed, "cpu"))[1][7] == ""
     assert "Not finished: nnUNetTrainerMeanTeacher, seed 0; nnUNetTrainerMeanTeacher, seed 1." in table
     assert "nnUNetTrainerSupervised, seed 0: validation patches, second half of training: theta 60.0; 1.5 min" in table
 
