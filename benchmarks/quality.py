@@ -27,17 +27,17 @@ the records are enough. Labels of validation cases score; nothing is chosen by t
 """
 
 import argparse
+import math
 import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from learning_curves import plot
 from run_record import DECODERS, RunRecord, evaluation_of, record_of
-from scipy import stats
 
 from nnunet_ad.config import ADConfig
 from nnunet_ad.evaluation.evaluate import evaluate
@@ -251,8 +251,6 @@ def score(trainer: str, baseline: str, records: Sequence[RunRecord]) -> Evaluati
 def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[tuple[str, ...]]:
     """Return a row for each structure and one for their mean."""
     tests = {test.structure: test for test in evaluation.comparisons() if test.metric == "Dice"}
-    others = replace(evaluation, runs=evaluation.versus, versus=()) if evaluation.versus else None
-    baseline = {row.structure: row for row in others.overall()} if others else {}
     rows = [row for row in evaluation.overall() if row.structure is not None or len(evaluation.structures) > 1]
     return [
         (
@@ -261,7 +259,6 @@ def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[
             row.structure or "mean",
             *dice_cells(row),
             *test_cells(tests.get(row.structure)),
-            training_test_cell(row, baseline.get(row.structure)),
         )
         for row in rows
     ]
@@ -276,24 +273,12 @@ def dice_cells(row: Row) -> tuple[str, str]:
     )
 
 
-def test_cells(comparison: Comparison | None) -> tuple[str, str]:
-    """Return the median difference in percent and p."""
+def test_cells(comparison: Comparison | None) -> tuple[str, str, str]:
+    """Return the median difference in percent, p over cases, and p over trainings where there are several."""
     if comparison is None:
-        return "", ""
-    return number(100 * comparison.test.median_difference, 1, sign=True), f"{comparison.test.p_value:.4f}"
-
-
-def training_test_cell(row: Row, baseline: Row | None) -> str:
-    """Return p of Welch's test of the means of single trainings; empty with fewer than two of either.
-
-    A test over cases takes the luck of a seed, which all cases share, for the trainer's merit.
-    """
-    if baseline is None:
-        return ""
-    ours, theirs = (found.summaries["Dice"].run_means for found in (row, baseline))
-    if min(len(ours), len(theirs)) < 2 or len({*ours}) == len({*theirs}) == 1:
-        return ""
-    return f"{stats.ttest_ind(ours, theirs, equal_var=False).pvalue:.4f}"
+        return "", "", ""
+    difference, p = comparison.test.median_difference, (comparison.test.p_value, comparison.p_value_runs)
+    return number(100 * difference, 1, sign=True), *("" if math.isnan(each) else f"{each:.4f}" for each in p)
 
 
 def line_of(record: RunRecord) -> str:

@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         type=Path,
         action="append",
         default=[],
-        help="folder of a second method's predictions, for a paired Wilcoxon test; repeat for its runs",
+        help="folder of a second method's predictions, to test ours against; repeat for its runs",
     )
     parser.add_argument(
         "--allow-missing",

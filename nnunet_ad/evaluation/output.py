@@ -57,7 +57,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "overall": [_row_json(row) for row in evaluation.overall()],
         "per_domain": [_row_json(row) for row in evaluation.per_domain()],
         "comparisons": [
-            {"structure": each.structure or MEAN, "metric": each.metric, **asdict(each.test)}
+            {
+                "structure": each.structure or MEAN,
+                "metric": each.metric,
+                **asdict(each.test),
+                "p_value_runs": each.p_value_runs,
+            }
             for each in evaluation.comparisons()
         ],
         "runs": [_run_json(run) for run in evaluation.runs],
@@ -101,7 +106,8 @@ def _tables(evaluation: Evaluation, with_intervals: bool) -> list[tuple[str, Tab
         tables.append(("Runs, mean over structures", _run_table(evaluation)))
     if evaluation.versus:
         others = ", ".join(run.name for run in evaluation.versus)
-        tables.append((f"Paired Wilcoxon test against {others}", _comparison_table(evaluation, protocol, several)))
+        heading = f"Tests against {others}, two-sided, uncorrected"
+        tables.append((heading, _comparison_table(evaluation, protocol, several)))
     return tables
 
 
@@ -177,14 +183,15 @@ def _run_table(evaluation: Evaluation) -> Table:
 
 
 def _comparison_table(evaluation: Evaluation, protocol: Protocol, several: bool) -> Table:
-    header = ("Structure", "Metric", "Cases", "Median difference", "p (two-sided, uncorrected)")
+    header = ("Structure", "Metric", "Cases", "Median difference", "p over cases (Wilcoxon)", "p over runs (Welch)")
     rows = tuple(
         (
             each.structure or "Mean",
             f"{each.metric} [{protocol.unit(each.metric)}]",
             str(each.test.num_cases),
             number(_scaled(each.test.median_difference, each.metric), sign=True),
-            NO_NUMBER if math.isnan(each.test.p_value) else f"{each.test.p_value:.3g}",
+            _p(each.test.p_value),
+            _p(each.p_value_runs),
         )
         for each in evaluation.comparisons()
         if several or each.structure is not None
@@ -200,6 +207,10 @@ def _cell(summary: Summary, metric: str, protocol: Protocol, with_interval: bool
         return mean
     sd, low, high = (number(_scaled(value, metric)) for value in (summary.sd, summary.ci_low, summary.ci_high))
     return f"{mean} ± {sd}" + (f" [{low}, {high}]" if with_interval else "")
+
+
+def _p(value: float) -> str:
+    return NO_NUMBER if math.isnan(value) else f"{value:.3g}"
 
 
 def _scaled(value: float, metric: str) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from nnunet_ad.evaluation.labels import Structure
 from nnunet_ad.evaluation.protocol import Protocol
 from nnunet_ad.evaluation.scoring import Outcome, StructureScore
-from nnunet_ad.evaluation.statistics import PairedTest, Scores, Summary, paired_wilcoxon, summarise
+from nnunet_ad.evaluation.statistics import PairedTest, Scores, Summary, paired_wilcoxon, summarise, welch
 
 NO_DOMAIN = "(no domain)"
 
@@ -57,11 +57,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired test of one metric against the second method; ``structure`` None is the mean over structures."""
+    """Tests of one metric against the second method.
+
+    Attributes:
+        structure: None for the mean over structures.
+        metric: the metric.
+        test: over cases.
+        p_value_runs: over runs, see `statistics.welch`; NaN with fewer than two of either method.
+    """
 
     structure: str | None
     metric: str
     test: PairedTest
+    p_value_runs: float
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class Evaluation:
         )
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Return the paired tests against the second method, on the cases that both have."""
+        """Return the tests against the second method, on the cases that both have."""
         if not self.versus:
             return ()
         common = sorted(set(self.cases) & {scored.case for run in self.versus for scored in run.cases})
@@ -115,8 +123,8 @@ class Evaluation:
         for metric in self.protocol.metrics:
             ours, other = (_array(runs, common, self._names, metric) for runs in (self.runs, self.versus))
             for index, name in self._selections():
-                test = paired_wilcoxon(ours[:, :, index], other[:, :, index])
-                tests.append(Comparison(name, metric, test))
+                pair = ours[:, :, index], other[:, :, index]
+                tests.append(Comparison(name, metric, paired_wilcoxon(*pair), welch(*pair)))
         return tuple(tests)
 
     @property

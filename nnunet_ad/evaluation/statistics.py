@@ -1,4 +1,4 @@
-"""Means, their uncertainty, and the paired test, over an array of scores.
+"""Means, their uncertainty, and tests of one method against another, over an array of scores.
 
 All functions take scores of one metric with shape (runs, cases, structures). NaN and infinity stand for "no number":
 not predicted, absent, or a missed structure's distance. They are left out of means; the caller counts them.
@@ -122,6 +122,25 @@ def paired_wilcoxon(ours: Scores, other: Scores) -> PairedTest:
     from scipy import stats  # here, because it takes as long to import as ten cases to score
 
     return PairedTest(len(differences), median, float(stats.wilcoxon(differences).pvalue))
+
+
+def welch(ours: Scores, other: Scores) -> float:
+    """Return p, two-sided, of Welch's test of the runs' means of two methods; NaN where runs can't tell.
+
+    All cases share the luck of a seed, so that a test over cases takes it for the method's merit; this one does not.
+    It needs two runs of either method, and runs of at least one that differ.
+
+    Args:
+        ours: shape (runs, cases, structures).
+        other: shape (its runs, same cases, same structures).
+    """
+    means, other_means = (_macro_mean(_finite(scores)) for scores in (ours, other))
+    if min(len(means), len(other_means)) < 2 or len({*means}) == len({*other_means}) == 1:
+        return math.nan
+    from scipy import stats  # as above
+
+    moments = [moment for each in (means, other_means) for moment in (each.mean(), each.std(ddof=1), len(each))]
+    return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
 def _macro_mean(scores: Scores) -> Scores:

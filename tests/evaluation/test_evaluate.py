@@ -177,7 +177,20 @@ def test_versus_adds_a_paired_test(data):
     assert tests["mean", "Dice"]["num_cases"] == 3
     assert 0 < tests["mean", "Dice"]["p_value"] <= 1
     assert result(data)["versus"][0]["name"] == "perfect"
-    assert "Paired Wilcoxon test against perfect" in (data / "out" / "table.md").read_text()
+    assert tests["mean", "Dice"]["p_value_runs"] is None  # one run tells nothing about runs
+    assert "Tests against perfect" in (data / "out" / "table.md").read_text()
+
+
+def test_versus_tests_over_runs_where_there_are_several(data):
+    shutil.copytree(data / "ref", data / "perfect")
+    for name in ("first", "second"):
+        shutil.copytree(data / "pred", data / name)
+    others = [argument for name in ("first", "second") for argument in ("--versus", str(data / name))]
+    assert run(data, *others, predictions=("perfect", "pred")) == 0
+    (test,) = [e for e in result(data)["comparisons"] if (e["structure"], e["metric"]) == ("mean", "Dice")]
+    assert test["p_value_runs"] == pytest.approx(0.5)  # t = 1 with one degree of freedom
+    table = (data / "out" / "table.md").read_text()
+    assert "p over runs (Welch)" in table and "| 0.5 |" in table
 
 
 def test_two_processes_agree_with_one(data, monkeypatch):

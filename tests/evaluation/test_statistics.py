@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_ad.evaluation.statistics import bootstrap_interval, paired_wilcoxon, summarise
+from nnunet_ad.evaluation.statistics import bootstrap_interval, paired_wilcoxon, summarise, welch
 
 NAN, INF = math.nan, math.inf
 
@@ -99,3 +99,17 @@ def test_cases_that_one_method_lacks_are_left_out():
     assert paired_wilcoxon(scores(1, NAN, 3), scores(2, 2, 2)).num_cases == 2
     nothing = paired_wilcoxon(scores(NAN), scores(1))
     assert nothing.num_cases == 0 and math.isnan(nothing.p_value)
+
+
+def test_welch_compares_means_of_runs():
+    ours, other = np.array([0.62, 0.64])[:, None, None] + np.zeros((1, 5, 2)), np.full((2, 5, 2), 0.53)
+    other[1] += 0.02
+    t = 0.09 / 0.0002**0.5  # both pairs of runs differ by 0.02, which leaves two degrees of freedom
+    assert welch(ours, other) == pytest.approx(1 - t / (t**2 + 2) ** 0.5)
+
+
+def test_welch_needs_runs_that_differ():
+    two = np.array([0.6, 0.7])[:, None, None]
+    assert math.isnan(welch(two[:1], two)) and math.isnan(welch(two, two[:1]))
+    assert math.isnan(welch(two[[0, 0]], two[[1, 1]]))
+    assert welch(two[[0, 0]], two) == pytest.approx(0.5)  # one degree of freedom, t = 1
