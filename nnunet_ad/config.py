@@ -44,6 +44,8 @@ class ADConfig:
         weight_averaging: Mean age, as a share of the iterations so far, of the E and θ that are averaged for validation
             and inference; 0 is the paper's, the weights of the last iteration. See docs/results for what it does.
         num_augmentations: N_aug, operations drawn for each patch (SVDA, Table 7).
+        spatial_probability: Probability that rotation or scaling is applied where it was drawn. 0.4, of three in six,
+            makes either as frequent as in nnU-Net, one patch in five; 1 is the paper's; see docs/results.
         mirroring: Mirror patches at random, average over mirrored windows in inference; nnU-Net does, the paper not.
         cutmix: Probability that a patch θ learns from has a box of a labelled patch, with its label, pasted into it.
             0 is the paper's; see docs/results for what it does.
@@ -80,6 +82,7 @@ class ADConfig:
     distillation_follows_learning_rate: bool = False
     weight_averaging: float = 0.08
     num_augmentations: int = 3
+    spatial_probability: float = 0.4
     mirroring: bool = False
     cutmix: float = 1.0
     svda: bool = True

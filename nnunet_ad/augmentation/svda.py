@@ -16,7 +16,8 @@ from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
-OPERATIONS = ("rotation", "scaling", "blur", "brightness", "contrast", "gamma")
+SPATIAL = ("rotation", "scaling")
+OPERATIONS = (*SPATIAL, "blur", "brightness", "contrast", "gamma")
 _SCALING = (0.7, 1.4)  # nnU-Net's range, as are those below
 
 
@@ -31,18 +32,27 @@ class SVDA(BasicTransform):
         rotation: Range of angles in radians, nnU-Net's for this patch size.
         num_operations: N_aug, from 0 (crop only) to 6.
         slice_wise: Rotate and scale within slices only (nnU-Net's choice for very anisotropic patches).
+        spatial_probability: That rotation or scaling is applied where it was drawn.
 
     Raises:
-        ValueError: If ``num_operations`` is outside 0 to 6.
+        ValueError: If ``num_operations`` is outside 0 to 6, or ``spatial_probability`` outside 0 to 1.
     """
 
     def __init__(
-        self, patch_size: Sequence[int], rotation: RandomScalar, num_operations: int = 3, slice_wise: bool = False
+        self,
+        patch_size: Sequence[int],
+        rotation: RandomScalar,
+        num_operations: int = 3,
+        slice_wise: bool = False,
+        spatial_probability: float = 1.0,
     ):
         super().__init__()
         if not 0 <= num_operations <= len(OPERATIONS):
             raise ValueError(f"num_operations is {num_operations}; expected 0 to {len(OPERATIONS)}")
+        if not 0 <= spatial_probability <= 1:
+            raise ValueError(f"spatial_probability is {spatial_probability}; expected 0 to 1")
         self.num_operations = num_operations
+        self.spatial_probability = spatial_probability
         self.spatial = {
             (rotates, scales): _spatial(patch_size, rotation, rotates, scales, slice_wise)
             for rotates in (False, True)
@@ -52,7 +62,8 @@ class SVDA(BasicTransform):
 
     def get_parameters(self, **data_dict) -> dict:
         """Draw the names of the operations."""
-        return {"operations": frozenset(np.random.choice(OPERATIONS, self.num_operations, replace=False).tolist())}
+        drawn = frozenset(np.random.choice(OPERATIONS, self.num_operations, replace=False).tolist())
+        return {"operations": drawn - {name for name in SPATIAL if np.random.random() >= self.spatial_probability}}
 
     def apply(self, data_dict: dict, **params) -> dict:
         """Crop, with rotation and scaling in the same interpolation, then change intensities."""

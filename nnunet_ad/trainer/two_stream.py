@@ -210,7 +210,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         rotation, slice_wise, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        svda = SVDA(patch_size, rotation, self.config.num_augmentations if self.config.svda else 0, slice_wise)
+        num_operations = self.config.num_augmentations if self.config.svda else 0
+        svda = SVDA(patch_size, rotation, num_operations, slice_wise, self.config.spatial_probability)
         transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
 
         def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:

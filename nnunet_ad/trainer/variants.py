@@ -10,12 +10,17 @@ from nnunet_ad.trainer.trainer import nnUNetTrainerAD
 
 
 class nnUNetTrainerAD_Paper(nnUNetTrainerAD):
-    """As published: no CutMix, y_t of labels in {-1, 1} read as it is by a stem of its own, one rate, last weights."""
+    """As published.
+
+    Rotation and scaling in half of the patches, no CutMix, y_t of labels in {-1, 1} read as it is by a stem of its own,
+    one rate, last weights.
+    """
 
     config = replace(
         ADConfig(),
         labeled_rate=1.0,
         label_scale=1.0,
+        spatial_probability=1.0,
         cutmix=0.0,
         shrink_noisy_labels=False,
         shared_stem=False,

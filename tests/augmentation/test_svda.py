@@ -39,6 +39,14 @@ def test_all_triples_are_equally_likely():
     assert all(130 < count < 280 for count in counts.values())
 
 
+def test_rotation_and_scaling_are_as_rare_as_asked_for():
+    np.random.seed(0)
+    svda = SVDA((8, 8, 8), ROTATION, 3, spatial_probability=0.4)
+    counts = Counter(itertools.chain(*(svda.get_parameters()["operations"] for _ in range(4000))))
+    for name in OPERATIONS:
+        assert counts[name] / 4000 == pytest.approx(0.2 if name in ("rotation", "scaling") else 0.5, abs=0.03)
+
+
 def test_no_operation_is_a_plain_crop_of_the_centre():
     data = sample()
     out = SVDA((12, 14, 10), ROTATION, 0)(**{k: v.clone() for k, v in data.items()})
@@ -120,6 +128,11 @@ def test_two_dimensions():
 def test_impossible_numbers_are_refused(num_operations):
     with pytest.raises(ValueError, match="expected 0 to 6"):
         SVDA((8, 8, 8), ROTATION, num_operations)
+
+
+def test_an_impossible_probability_is_refused():
+    with pytest.raises(ValueError, match=r"spatial_probability is 1\.5; expected 0 to 1"):
+        SVDA((8, 8, 8), ROTATION, spatial_probability=1.5)
 
 
 def test_outside_the_mask_stays_zero_and_its_label_becomes_background():

@@ -61,7 +61,7 @@ def test_distillation_may_follow_the_learning_rate(trainer_with, follows, w):
 def test_the_papers_trainer_has_none_of_what_was_added():
     assert nnUNetTrainerAD.config.cutmix > 0
     papers = {"cutmix": 0.0, "shrink_noisy_labels": False, "shared_stem": False, "num_sampling_steps": 10}
-    papers |= {"weight_averaging": 0.0, "label_scale": 1.0, "labeled_rate": 1.0}
+    papers |= {"weight_averaging": 0.0, "label_scale": 1.0, "labeled_rate": 1.0, "spatial_probability": 1.0}
     assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, **papers)
 
 
