@@ -16,6 +16,8 @@ from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform, Convert3DTo2DTransform
 from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
 
+from nnunet_ad.config import ADConfig
+
 SPATIAL = ("rotation", "scaling")
 OPERATIONS = (*SPATIAL, "blur", "brightness", "contrast", "gamma")
 _SCALING = (0.7, 1.4)  # nnU-Net's range, as are those below
@@ -59,6 +61,12 @@ class SVDA(BasicTransform):
             for scales in (False, True)
         }
         self.intensity = _intensity_operations()
+
+    @classmethod
+    def of(cls, config: ADConfig, patch_size: Sequence[int], rotation: RandomScalar, slice_wise: bool) -> "SVDA":
+        """Return the augmentation that a training with these hyper-parameters has."""
+        num_operations = config.num_augmentations if config.svda else 0
+        return cls(patch_size, rotation, num_operations, slice_wise, config.spatial_probability)
 
     def get_parameters(self, **data_dict) -> dict:
         """Draw the names of the operations."""

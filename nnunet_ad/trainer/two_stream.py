@@ -210,8 +210,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         rotation, slice_wise, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        num_operations = self.config.num_augmentations if self.config.svda else 0
-        svda = SVDA(patch_size, rotation, num_operations, slice_wise, self.config.spatial_probability)
+        svda = SVDA.of(self.config, patch_size, rotation, slice_wise)
         transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
 
         def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:

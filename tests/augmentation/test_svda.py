@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_ad.augmentation.svda import OPERATIONS, SVDA, training_transforms
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_NoSVDA, nnUNetTrainerAD_Paper
 
 ROTATION = (-np.pi / 6, np.pi / 6)
 
@@ -45,6 +46,15 @@ def test_rotation_and_scaling_are_as_rare_as_asked_for():
     counts = Counter(itertools.chain(*(svda.get_parameters()["operations"] for _ in range(4000))))
     for name in OPERATIONS:
         assert counts[name] / 4000 == pytest.approx(0.2 if name in ("rotation", "scaling") else 0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "num_operations", "spatial"),
+    [(nnUNetTrainerAD, 3, 0.4), (nnUNetTrainerAD_NoSVDA, 0, 0.4), (nnUNetTrainerAD_Paper, 3, 1.0)],
+)
+def test_the_hyper_parameters_say_what_is_drawn(trainer_class, num_operations, spatial):
+    svda = SVDA.of(trainer_class.config, (8, 8, 8), ROTATION, slice_wise=False)
+    assert (svda.num_operations, svda.spatial_probability) == (num_operations, spatial)
 
 
 def test_no_operation_is_a_plain_crop_of_the_centre():
