@@ -31,10 +31,11 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     """Aggregating & Decoupling (Wang & Li, NeurIPS 2023) for semi-supervised, adaptive, generalising segmentation.
 
     Labelled cases come from nnU-Net's folders, unlabelled ones from ``imagesUnlabeled/``. Beyond the paper, boxes of
-    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), ξ reads noisy
-    labels in a way that noise does not drown the image (``shrink_noisy_labels``, ``shared_stem``, ``label_scale``), ξ
-    and ψ learn at a rate of their own (``labeled_rate``), and weights are averaged (``weight_averaging``). What
-    ``nnUNetv2_predict`` uses is the encoder with the unlabelled decoder, averaged over the last iterations.
+    labelled patches are pasted into the unlabelled ones that θ learns from (``ADConfig.cutmix``), patches are turned
+    and scaled as rarely as by nnU-Net (``spatial_probability``), ξ reads noisy labels in a way that noise does not
+    drown the image (``shrink_noisy_labels``, ``shared_stem``, ``label_scale``), ξ and ψ learn at a rate of their own
+    (``labeled_rate``), and weights are averaged (``weight_averaging``). What ``nnUNetv2_predict`` uses is the encoder
+    with the unlabelled decoder, averaged over the last iterations.
 
     Attributes:
         diffusion: Noise schedule and DDIM.
