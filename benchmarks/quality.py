@@ -6,7 +6,7 @@ An experiment is a TOML file (``benchmarks/quality/*.toml``)::
     configuration = "3d_fullres"
     plans = "nnUNetPlans_coarse16"
     fold = 0
-    baseline = "nnUNetTrainerSupervised"        # the paired test of each trainer is against this one
+    baseline = "nnUNetTrainerSupervised"        # the tests of each trainer are against this one
     trainers = ["nnUNetTrainerAD", "nnUNetTrainerMeanTeacher"]
     seeds = [0, 1, 2]
     epochs = 50

@@ -63,7 +63,7 @@ class Comparison:
         structure: None for the mean over structures.
         metric: the metric.
         test: over cases.
-        p_value_runs: over runs, see `statistics.welch`; NaN with fewer than two of either method.
+        p_value_runs: over runs; NaN where these can't tell, see `statistics.welch`.
     """
 
     structure: str | None

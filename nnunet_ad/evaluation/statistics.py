@@ -125,16 +125,19 @@ def paired_wilcoxon(ours: Scores, other: Scores) -> PairedTest:
 
 
 def welch(ours: Scores, other: Scores) -> float:
-    """Return p, two-sided, of Welch's test of the runs' means of two methods; NaN where runs can't tell.
+    """Return p, two-sided, of Welch's test of the runs' means of two methods; NaN where they can't tell.
 
     All cases share the luck of a seed, so that a test over cases takes it for the method's merit; this one does not.
-    It needs two runs of either method, and runs of at least one that differ.
+    It needs two runs of either method, runs of at least one that differ, and a mean of each: there is none of distances
+    of which one is infinite, and without that one a missed structure would help a method.
 
     Args:
         ours: shape (runs, cases, structures).
         other: shape (its runs, same cases, same structures).
     """
-    means, other_means = (_macro_mean(_finite(scores)) for scores in (ours, other))
+    if np.isinf(ours).any() or np.isinf(other).any():
+        return math.nan
+    means, other_means = _macro_mean(ours), _macro_mean(other)
     if min(len(means), len(other_means)) < 2 or len({*means}) == len({*other_means}) == 1:
         return math.nan
     from scipy import stats  # as above

@@ -113,3 +113,11 @@ def test_welch_needs_runs_that_differ():
     assert math.isnan(welch(two[:1], two)) and math.isnan(welch(two, two[:1]))
     assert math.isnan(welch(two[[0, 0]], two[[1, 1]]))
     assert welch(two[[0, 0]], two) == pytest.approx(0.5)  # one degree of freedom, t = 1
+
+
+def test_welch_does_not_reward_a_miss():
+    distances = np.array([[3.0, 4.0, 20.0], [3.5, 4.0, 21.0]])[:, :, None]
+    missed = distances.copy()
+    missed[:, 2] = INF
+    assert welch(distances, distances + 5) < 1
+    assert math.isnan(welch(missed, distances + 5)) and math.isnan(welch(distances + 5, missed))

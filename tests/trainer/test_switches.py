@@ -65,6 +65,15 @@ def test_the_papers_trainer_has_none_of_what_was_added():
     assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, **papers)
 
 
+def test_both_streams_are_augmented_as_the_hyper_parameters_say(trainer_with):
+    trainer = trainer_with(num_augmentations=2, spatial_probability=0.25)
+    trainer.initialize()
+    loader = trainer.get_dataloaders()[0].loader
+    for stream in (loader.labeled, loader.unlabeled):
+        svda = stream.transforms.transforms[0]
+        assert (svda.num_operations, svda.spatial_probability) == (2, 0.25)
+
+
 @pytest.mark.parametrize("shrink", [False, True])
 def test_xi_reads_noisy_labels_shrunk_or_as_they_are(trainer_with, shrink):
     trainer = trainer_with(shrink_noisy_labels=shrink, label_scale=1.0)
