@@ -75,6 +75,22 @@ def test_each_operation_changes_the_image_and_only_spatial_ones_the_label(name):
     assert same_label == (name not in ("rotation", "scaling"))
 
 
+@pytest.mark.parametrize("slice_wise", [False, True])
+@pytest.mark.parametrize("operations", [{"rotation"}, {"scaling"}, {"rotation", "scaling"}])
+def test_image_and_label_are_turned_and_scaled_alike(operations, slice_wise):
+    np.random.seed(4)
+    label = torch.zeros(1, 12, 80, 80, dtype=torch.int16)
+    label[:, 3:9, 20:50, 30:60] = 1
+    svda = SVDA((12, 56, 56), (-np.pi, np.pi), 2, slice_wise)
+    changed = []
+    for _ in range(4):
+        out = svda.apply({"image": label.float(), "segmentation": label.clone()}, operations=frozenset(operations))
+        image, label_map = out["image"] > 0.5, out["segmentation"] > 0.5
+        assert 2 * (image & label_map).sum() / (image.sum() + label_map.sum()) > 0.99
+        changed.append(not torch.equal(out["segmentation"], centre(label, (12, 56, 56))))
+    assert any(changed)  # a factor near 1 moves no voxel
+
+
 def test_rotation_and_scaling_together_are_one_interpolation(monkeypatch):
     svda = SVDA((12, 12, 12), ROTATION, 2)
     calls = []
