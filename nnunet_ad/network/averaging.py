@@ -46,6 +46,10 @@ class MovingAverage(nn.ModuleDict):
         self.weight = weight
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
+    def begin(self) -> None:
+        """Forget how many iterations came before: the average is of those from now on."""
+        self.num_iterations.zero_()
+
     @torch.no_grad()
     def follow(self, network: nn.Module, skip: Tensor | None = None) -> None:
         """Move towards the parameters of the network; nothing is read back from the device for it.

@@ -23,6 +23,7 @@ from nnunet_ad.data.labeled import check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
+from nnunet_ad.network.averaging import MovingAverage
 from nnunet_ad.trainer import curves, provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.faults import check_writable, explained
@@ -246,13 +247,17 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             super().run_training()
 
     def on_train_start(self) -> None:
-        """Say in the log what is trained, and in which way."""
+        """Say in the log what is trained, and in which way; the averages of a new training begin."""
         folder = self.output_folder_base
         with TemporaryDirectory() as scratch:
             if self.local_rank != 0:  # the host copies plans and fingerprint there from every process
                 self.output_folder_base = scratch
             super().on_train_start()
         self.output_folder_base = folder
+        if self.current_epoch == 0 and not self.train_outputs:
+            for module in self.bare_network.modules():
+                if isinstance(module, MovingAverage):
+                    module.begin()  # weights of another training (-pretrained_weights) bring its number of iterations
         changed = [name for name in (EPOCHS_VARIABLE, ITERATIONS_VARIABLE) if name in os.environ]
         shortened = "".join(f" ({name} is set)" for name in changed)
         plans = self.plans_manager.plans

@@ -72,6 +72,17 @@ def test_pretrained_weights(trained, tmp_path):
     assert torch.corrcoef(torch.stack((after[name].flatten(), before[name].flatten())))[0, 1] > 0.9
 
 
+def test_averages_of_pretrained_weights_begin_anew(make_trainer, tmp_path):
+    first, second = (make_trainer(nnUNetTrainerAD_1epoch) for _ in range(2))
+    first.initialize()
+    first.network.average.num_iterations.fill_(75_000)
+    torch.save({"network_weights": first.network.state_dict()}, tmp_path / "checkpoint.pth")
+    maybe_load_checkpoint(second, False, False, str(tmp_path / "checkpoint.pth"))
+    assert second.network.average.num_iterations == 75_000
+    second.run_training()
+    assert second.network.average.num_iterations == 2
+
+
 def test_pretrained_weights_of_other_classes_are_refused(make_trainer, tmp_path):
     trainer = make_trainer(nnUNetTrainerAD_1epoch)
     trainer.initialize()
