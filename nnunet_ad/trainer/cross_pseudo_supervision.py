@@ -1,6 +1,7 @@
 """Baseline: cross pseudo supervision (Chen et al., CVPR 2021) on the two streams."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ class nnUNetTrainerCPS(nnUNetTrainerSemiSupervised):
 
         logits_u = [self.forward(network, x_u).float() for network in networks]
         labels = [hard_labels(logits.detach()) for logits in logits_u]
-        cross_entropy = nn.functional.cross_entropy
+        cross_entropy = partial(nn.functional.cross_entropy, reduction="none")
         crossed = cross_entropy(logits_u[0], labels[1]) + cross_entropy(logits_u[1], labels[0])
-        crossed = self.backward(crossed, weight=self.mu)
+        crossed = self.backward(self.joint_mean(crossed), weight=self.mu)
 
         self.descend()
         return {

@@ -120,6 +120,13 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         """Return DiceCE of (B, K, *spatial) and (B, *spatial) over the joint batch of all processes, see ``losses``."""
         return dice_ce(logits, target, class_weights, self.ignore_label, joint_sum if self.is_ddp else None)
 
+    def joint_mean(self, values: Tensor) -> Tensor:
+        """Return the mean of values, of any shape, over the joint batch of all processes."""
+        if not self.is_ddp:
+            return values.mean()
+        total, count = joint_sum(torch.stack((values.sum(), values.new_full((), values.numel()))))
+        return total / count
+
     def backward(self, loss: Tensor, weight: float = 1.0) -> Tensor:
         """Add the gradients of ``weight`` times a loss to those gathered so far; return the loss without its graph.
 
