@@ -33,6 +33,11 @@ class NumericalFaults:
         self.cases: deque[set[str]] = deque(maxlen=most_in_a_row)
         self._longest = self.in_a_row
 
+    def go_on(self, in_a_row: int) -> None:
+        """Go on after a number of faults in a row; a training that was stopped for too many has one more try."""
+        in_a_row = min(in_a_row, self.most_in_a_row - 1)
+        self.in_a_row = self._longest = torch.full_like(self.in_a_row, in_a_row)
+
     def watch(self, loss: Tensor) -> None:
         """Take note of one loss of the step."""
         self.losses_finite = self.losses_finite * torch.isfinite(loss)

@@ -316,4 +316,4 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         """Restore what :meth:`method_state` returned; the running epoch adds its values to the curves again."""
         super().load_method_state(state)
         self.curves = {name: values[: self.current_epoch] for name, values in state["curves"].items()}
-        self.faults.in_a_row.fill_(state["faults_in_a_row"])
+        self.faults.go_on(state["faults_in_a_row"])

@@ -50,6 +50,17 @@ def test_faults_are_counted_in_a_row_and_overflows_do_not_count():
         faults.check("here")
 
 
+def test_after_too_many_faults_a_continued_training_has_one_more_try():
+    faults = NumericalFaults(torch.device("cpu"), 3)
+    faults.go_on(4)
+    judged(faults, 1.0, 1.0)
+    faults.check("here")
+    faults.go_on(4)
+    judged(faults, NAN, 1.0)
+    with pytest.raises(FloatingPointError, match="3 training steps in a row"):
+        faults.check("here")
+
+
 @pytest.fixture
 def started(make_trainer):
     trainer = make_trainer(nnUNetTrainerAD)
