@@ -102,7 +102,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                     self.between_iterations()
                 self.on_train_end()
                 if self._is_asked_to_stop():
-                    self._stop("before the validation; checkpoint_final.pth is written")
+                    self._stop("before the validation", "checkpoint_final.pth")
         finally:
             for workers in self._workers:
                 workers._finish()
@@ -147,17 +147,17 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                 f"in epoch {self.current_epoch}, after {len(self.train_outputs)} of {self.num_iterations_per_epoch} "
                 f"training and {len(self.val_outputs)} of {self.num_val_iterations_per_epoch} validation iterations"
             )
-            written = "no checkpoint" if self.disable_checkpointing else checkpoints.LATEST
-            self._stop(f"{of_epoch}; {written} is written")
+            self._stop(of_epoch, checkpoints.LATEST)
 
     def _is_asked_to_stop(self) -> bool:
         return in_any_rank(self.interruption.reason() is not None, self._ranks)
 
-    def _stop(self, where: str) -> NoReturn:
+    def _stop(self, where: str, checkpoint: str) -> NoReturn:
         reason = self.interruption.reason() or "another process of this training"
-        self.print_to_log_file(
-            f"Stopped by {reason} {where}. The same command with --c continues. Exit code {EXIT_CODE}."
-        )
+        written = f"{checkpoint} is written. The same command with --c continues."
+        if self.disable_checkpointing:
+            written = "no checkpoint is written (--disable_checkpointing): the training can't be continued."
+        self.print_to_log_file(f"Stopped by {reason} {where}; {written} Exit code {EXIT_CODE}.")
         raise TrainingInterruptedError
 
     # ------------------------------------------------------------------------------------------- data

@@ -34,6 +34,7 @@ from nnunet_ad.trainer.precision import cpu_computes_bf16
 from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
 from nnunet_ad.trainer.randomness import Stream
 from nnunet_ad.trainer.resumable import nnUNetTrainerResumable
+from nnunet_ad.whole_file import written_whole
 
 EPOCHS_VARIABLE = "NNUNET_AD_EPOCHS"
 ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
@@ -286,7 +287,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             curves.plot(self.curves, Path(self.output_folder) / "progress_ad.png")
             progress = {"learning_rate": self.logger.get_value("lrs", step=None), "curves": self.curves}
             progress = json.loads(json.dumps(progress), parse_constant=lambda _: None)  # JSON knows no NaN
-            (Path(self.output_folder) / "progress_ad.json").write_text(json.dumps(progress))
+            with written_whole(Path(self.output_folder) / "progress_ad.json") as temporary:
+                temporary.write_text(json.dumps(progress))
             gc.collect()  # a closed figure is a cycle that holds its canvas, 62 MiB an epoch for nnU-Net's picture
 
     def log_epoch(self, **values) -> None:

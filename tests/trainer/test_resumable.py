@@ -198,7 +198,9 @@ def test_a_training_without_checkpoints_stops_without_one(make_trainer):
     trainer.disable_checkpointing = True
     with pytest.raises(TrainingInterruptedError):
         trainer.run_training()
-    assert "no checkpoint is written" in Path(trainer.log_file).read_text()
+    log = Path(trainer.log_file).read_text()
+    assert "no checkpoint is written (--disable_checkpointing): the training can't be continued" in log
+    assert "--c continues" not in log
     assert not list(Path(trainer.output_folder).glob("checkpoint*"))
 
 
