@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer_class = recursive_find_trainer_class_by_name(arguments.tr)
     if not issubclass(trainer_class, nnUNetTrainerTwoStream):
         raise ValueError(
-            f"-tr {arguments.tr}: nnunet_ad.train trains nnUNetTrainerAD and its variants; for other trainers use "
-            "nnUNetv2_train -num_gpus"
+            f"-tr {arguments.tr}: nnunet_ad.train trains with unlabelled cases, such as nnUNetTrainerAD; for other "
+            "trainers use nnUNetv2_train -num_gpus"
         )
     distributed.init_process_group(_BACKENDS[arguments.device])
     _train_and_validate(arguments)
@@ -134,11 +134,23 @@ def _train_and_validate(arguments: argparse.Namespace) -> None:
 
 
 def _load_pretrained(trainer: nnUNetTrainerTwoStream, file: Path) -> None:
-    """Start from the weights of another training; the host's own function takes the rank for the number of a GPU."""
+    """Start from the weights of another training; the host's own function takes the rank for the number of a GPU.
+
+    As there, the file may have weights that the network has not.
+    """
     checkpoint = load_checkpoint(file)
     check_complete(checkpoint, file)
     trainer.initialize()
-    trainer.bare_network.load_state_dict(checkpoint["network_weights"])
+    weights = checkpoint["network_weights"]
+    own = trainer.bare_network.state_dict()
+    for name, weight in own.items():
+        found = tuple(weights[name].shape) if name in weights else "no such weights"
+        if found != tuple(weight.shape):
+            raise ValueError(
+                f"{file} is of another network: {name} has shape {tuple(weight.shape)} here, found {found}. Expected "
+                "weights of the same plans, configuration and classes, see nnunet_ad import-weights."
+            )
+    trainer.bare_network.load_state_dict({name: weights[name] for name in own})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ad import train
 from nnunet_ad.cli.main import main
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_Paper
 
@@ -68,8 +69,17 @@ def test_nnunet_takes_it_as_pretrained_weights(imported, make_trainer, dataset, 
     trainer = make_trainer(trainer_class)
     trainer.initialize()
     load_pretrained_weights(trainer.network, str(dataset / "out.pth"))
+    started_by_torchrun = make_trainer(trainer_class)
+    train._load_pretrained(started_by_torchrun, dataset / "out.pth")
     for name, weight in trainer.network.state_dict().items():
         assert torch.equal(weight, ours[name]), name
+        assert torch.equal(weight, started_by_torchrun.network.state_dict()[name]), name
+
+
+def test_torchrun_refuses_weights_of_other_classes_by_name(imported, make_trainer, dataset):
+    other = make_trainer(nnUNetTrainerAD, labels={"background": 0, "organ": 1})
+    with pytest.raises(ValueError, match=r"out.pth is of another network: encoder.label_conv.*has shape.*, found \("):
+        train._load_pretrained(other, dataset / "out.pth")
 
 
 def test_another_number_of_classes_leaves_the_classifier(save_training, dataset, capsys):
