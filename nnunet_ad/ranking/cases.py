@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
-
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
-from nnunet_ad.data.images import num_channels
+from nnunet_ad.data.images import images_of_folder
 from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled
 from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled
 from nnunet_ad.ranking.model import TrainedModel
@@ -61,24 +59,15 @@ def cases_of_folder(
 
 
 def image_files(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
-    """Return the image files of each case of a folder, one a channel.
+    """Return the image files of each case of a folder, see :func:`images_of_folder`.
 
     Raises:
-        ValueError: If the folder is missing or has no image, or if a case has not one file for each channel.
+        ValueError: If the folder is missing or has no image, or if a case has not the files of the model's channels.
     """
-    ending, channels = dataset_json["file_ending"], num_channels(dataset_json)
     if not folder.is_dir():
         raise ValueError(f"the folder of images {folder} does not exist")
-    found = [sorted(map(Path, files)) for files in create_lists_from_splitted_dataset_folder(str(folder), ending)]
-    if not found:
+    cases = images_of_folder(folder, dataset_json)
+    if not cases:
+        ending = dataset_json["file_ending"]
         raise ValueError(f"{folder} has no image; expected files named CASE_0000{ending}, as in imagesTr/")
-    cases = {files[0].name.removesuffix(ending)[: -len("_0000")]: files for files in found}
-    for case, files in cases.items():
-        expected = [f"{case}_{channel:04d}{ending}" for channel in range(channels)]
-        names = [file.name for file in files]
-        if names != expected:
-            raise ValueError(
-                f"case {case} in {folder}: found {', '.join(names)}; the model was trained on {channels} channel(s), "
-                f"so expected {', '.join(expected)}."
-            )
     return cases

@@ -217,9 +217,16 @@ def test_a_missing_channel_is_named(trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkFloat32), str(tmp_path / "images" / "scan_0001.nii.gz"))
     assert rank(tmp_path / "out", "-i", str(tmp_path / "images")) == 1
-    assert "found scan_0001.nii.gz; the model was trained on 1 channel(s), so expected scan_0000.nii.gz" in error_of(
+    assert "found scan_0001.nii.gz; dataset.json declares 1 channel(s), so expected scan_0000.nii.gz" in error_of(
         capsys
     )
+
+
+def test_a_file_without_the_number_of_its_channel_is_named(trained, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "patient_1.nii.gz").touch()
+    assert rank(tmp_path / "out", "-i", str(tmp_path / "images")) == 1
+    assert "such as patient_1_0000.nii.gz" in error_of(capsys)
 
 
 def test_an_unreadable_image_is_named(trained, tmp_path, capsys):
