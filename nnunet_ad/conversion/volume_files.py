@@ -40,8 +40,12 @@ def stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def check_intact(path: Path) -> None:
+def check_intact(path: Path, rectangular: bool = True) -> None:
     """Check that a file holds all its bytes, and that they are those that were compressed.
+
+    Args:
+        path: The file.
+        rectangular: Whether the axes of a NIfTI file have to be perpendicular; SimpleITK reads no others.
 
     Raises:
         ConversionError: The file cannot be opened, is truncated or damaged, or is a NIfTI file with values that are not
@@ -54,7 +58,7 @@ def check_intact(path: Path) -> None:
             case ".mha":
                 _check_mha(path)
             case _:
-                _check_nifti(path)
+                _check_nifti(path, rectangular)
 
 
 def num_frames(path: Path) -> int:
@@ -129,7 +133,7 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _check_nifti(path: Path) -> None:
+def _check_nifti(path: Path, rectangular: bool) -> None:
     image: Any = nib.load(path)
     voxels, header = image.dataobj, image.header
     num_bytes, num_bad = 0, 0
@@ -147,7 +151,7 @@ def _check_nifti(path: Path) -> None:
         raise ConversionError(
             f"the file has {num_bad} NaN or infinite value(s), expected finite ones; repair or replace the file"
         )
-    if header["sform_code"] > 0:
+    if rectangular and header["sform_code"] > 0:
         _check_perpendicular(header.get_sform()[:3, :3])
 
 

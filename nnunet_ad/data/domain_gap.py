@@ -40,7 +40,7 @@ def domain_gap(labeled: nnUNetBaseDataset, unlabeled: UnlabeledDataset) -> list[
     Intensities are those that the network sees, after normalisation: what it removes is no difference.
 
     Raises:
-        ValueError: If the image of a labelled case can't be read.
+        ValueError: If the image of a labelled case can't be read, or has values that are not finite.
     """
     ours = [_look_at_labeled(labeled, case) for case in _evenly(labeled.identifiers, _MOST_IMAGES)]
     theirs = {case: _look(unlabeled.load_properties(case)) for case in unlabeled.identifiers}
@@ -88,9 +88,15 @@ def _warning(subject: str, far: Mapping[str, str], num_cases: int, expected: str
 def _look_at_labeled(dataset: nnUNetBaseDataset, case: str) -> Look:
     image, _, _, properties = dataset.load_case(case)
     try:
-        return _look({**properties, INTENSITIES: intensities_of(image[:])})
+        look = _look({**properties, INTENSITIES: intensities_of(image[:])})
     except RuntimeError as error:  # blosc2's, where opening the file showed nothing
         raise damaged(dataset, case, str(error)) from error
+    if not np.isfinite([look.mean, look.sd]).all():
+        raise ValueError(
+            f"labelled case {case}: its preprocessed image in {dataset.source_folder} has NaN or infinite values, "
+            "expected finite ones. Repair or replace its file in imagesTr/ and run nnUNetv2_preprocess again."
+        )
+    return look
 
 
 def _look(properties: Mapping) -> Look:

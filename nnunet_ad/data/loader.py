@@ -1,5 +1,7 @@
 """Batches of labelled and unlabelled patches from one set of worker processes."""
 
+import errno
+
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgenerators.dataloading.data_loader import DataLoader
@@ -10,12 +12,15 @@ from threadpoolctl import threadpool_limits
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 
+_SHORTAGES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
 
 class LabeledDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of labelled patches; an error names the cases of the batch.
 
     Raises:
         ValueError: On ``next``, if a batch can't be made.
+        MemoryError, OSError, RuntimeError: As they come, if memory or file handles were short.
     """
 
     def get_indices(self) -> list[str]:
@@ -28,6 +33,8 @@ class LabeledDataLoader(nnUNetDataLoader):
         try:
             return super().generate_train_batch()
         except Exception as error:
+            if _is_shortage(error):
+                raise
             raise ValueError(
                 f"no patches from the labelled cases {', '.join(sorted(set(self._keys)))} ({error}): a preprocessed "
                 f"file of one of them in {self._data.source_folder} is damaged. Run nnUNetv2_preprocess again."
@@ -47,6 +54,7 @@ class UnlabeledDataLoader(nnUNetDataLoader):
 
     Raises:
         ValueError: On ``next``, if a case can't be read.
+        MemoryError, OSError, RuntimeError: As they come, if memory or file handles were short.
     """
 
     def __init__(
@@ -71,6 +79,8 @@ class UnlabeledDataLoader(nnUNetDataLoader):
         try:
             sample = self._crop(key)
         except Exception as error:
+            if _is_shortage(error):
+                raise
             raise ValueError(
                 f"no patch from the unlabelled case {key} ({error}): its preprocessed files in {self._data.folder} are "
                 f"damaged. Delete {key}.pkl there, and the next start makes them anew."
@@ -105,3 +115,10 @@ class TwoStreamDataLoader(DataLoader):
         labeled = self.labeled.generate_train_batch()
         unlabeled = self.unlabeled.generate_train_batch()
         return {**labeled, "unlabeled_data": unlabeled["data"], "unlabeled_keys": unlabeled["keys"]}
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Return whether the machine was short of memory or file handles, which is no fault of the data."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORTAGES
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -20,6 +20,7 @@ import blosc2
 import numpy as np
 from filelock import FileLock
 from nnunetv2.configuration import default_num_processes
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
@@ -199,7 +200,7 @@ def _stamp(preprocessing: UnlabeledPreprocessing, images: Sequence[Path]) -> dic
 
 def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None:
     preprocessing, case, images = job
-    _check_intact(case, images)
+    _check_intact(case, images, issubclass(preprocessing.plans.image_reader_writer_class, SimpleITKIO))
     try:
         preprocessor = preprocessing.manager.preprocessor_class(verbose=False)
         image, mask, properties = preprocessor.run_case(
@@ -259,12 +260,15 @@ def _count_channels(preprocessing: UnlabeledPreprocessing, images: Sequence[str]
         return None
 
 
-def _check_intact(case: str, images: Sequence[str]) -> None:
-    """Check that image files are whole: the reading library takes truncated ones and fills them with zeros."""
+def _check_intact(case: str, images: Sequence[str], rectangular: bool) -> None:
+    """Check that image files are whole: the reading library takes truncated ones and fills them with zeros.
+
+    Where the plans' reader takes oblique grids, so does this.
+    """
     for image in map(Path, images):
         if image_suffix(image):
             try:
-                check_intact(image)
+                check_intact(image, rectangular)
             except ConversionError as error:
                 raise ValueError(f"unlabelled case {case}, file {image}: {error}") from None
 

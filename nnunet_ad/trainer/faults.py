@@ -20,7 +20,7 @@ _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EE
 
 # torch raises all of these as plain RuntimeErrors, so their text has to tell.
 _TEXTS_OF_DEVICE_MEMORY = ("CUDA out of memory", "MPS backend out of memory", "CUDNN_STATUS_ALLOC_FAILED")
-_TEXTS_OF_MAIN_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory")
+_TEXTS_OF_MAIN_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "MemoryError: ")
 _TEXTS_OF_SHARED_MEMORY = ("shared memory", "/torch_")
 _TEXTS_OF_WRITING = ("inline_container.cc", "PytorchStreamWriter")
 

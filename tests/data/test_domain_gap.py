@@ -56,3 +56,16 @@ def test_intensities_are_those_of_each_channel():
     found = intensities_of(image)
     assert found["mean"] == [3.0, 3.5]
     assert found["sd"] == pytest.approx([0.0, np.arange(8).std()])
+
+
+def test_a_labeled_image_that_is_not_finite_is_named():
+    class Faulty(Labeled):
+        source_folder = "here"
+
+        def load_case(self, case):
+            image, *others = super().load_case(case)
+            image[0, 3, 3, 3] = np.nan if case == "L2" else 0
+            return image, *others
+
+    with pytest.raises(ValueError, match=r"labelled case L2: its preprocessed image in here has NaN"):
+        domain_gap(Faulty(), Unlabeled())

@@ -1,3 +1,6 @@
+import errno
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +90,23 @@ def test_an_error_names_the_labeled_cases_of_the_batch(preprocessing):
     loader = LabeledDataLoader(Damaged(), 2, [14] * 3, [12] * 3, manager)
     with pytest.raises(ValueError, match=r"from the labelled cases L1 \(Error while getting the buffer\)"):
         next(loader)
+
+
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        MemoryError("Unable to allocate 3.00 GiB"),
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_shortage_is_not_called_damage(preprocessing, monkeypatch, shortage):
+    def load_case(self, identifier):
+        raise shortage
+
+    unlabeled, manager = make_unlabeled(preprocessing, [12] * 3)
+    for dataset in (LabeledDataset, UnlabeledDataset):
+        monkeypatch.setattr(dataset, "load_case", load_case)
+    for loader in (LabeledDataLoader(LabeledDataset(), 2, [14] * 3, [12] * 3, manager), unlabeled):
+        with pytest.raises(type(shortage), match=re.escape(str(shortage))):
+            next(loader)

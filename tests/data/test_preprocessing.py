@@ -5,13 +5,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.data.images import unlabeled_images
+from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
 from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, usable_cases
 
 
@@ -161,6 +162,17 @@ def test_without_raw_images_stale_and_half_written_cases_are_not_usable(done, im
     assert list(usable_cases(done)) == [second]
 
 
+def test_oblique_axes_are_refused_only_where_the_reader_does(made, images, preprocessing_with):
+    case, (file,) = sorted(images.items())[0]
+    image = nib.load(file)
+    affine = image.affine.copy()
+    affine[0, 1] = 0.2 * affine[0, 0]
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), file)
+    with pytest.raises(ValueError, match=rf"unlabelled case {case}, file .*: the axes of the grid are"):
+        preprocess_unlabeled(preprocessing_with(), images, num_processes=1)
+    assert preprocess_unlabeled(preprocessing_with(image_reader_writer="NibabelIO"), images) == sorted(images)
+
+
 def test_a_missing_channel_is_named(made, preprocessing_with, images):
     preprocessing = preprocessing_with()
     preprocessing.dataset_json["channel_names"]["1"] = "T2"
@@ -173,6 +185,28 @@ def test_a_gap_in_the_channels_is_named(made, images):
     shutil.copy(file, file.with_name(f"{case}_0002.nii.gz"))
     with pytest.raises(ValueError, match=rf"case {case} .* expected {case}_0000\.nii\.gz, {case}_0001\.nii\.gz"):
         unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}})
+
+
+def test_a_file_not_named_as_nnunets_is_named(tmp_path):
+    for name in ("patient_1.nii.gz", "patient_00001.nii.gz", "_0000x.nii.gz"):
+        (tmp_path / name).touch()
+        message = rf"{name}: expected the name of the case .* such as {name.removesuffix('.nii.gz')}_0000\.nii\.gz"
+        with pytest.raises(ValueError, match=message):
+            images_of_folder(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}})
+        (tmp_path / name).unlink()
+
+
+def test_one_file_may_hold_all_channels(tmp_path):
+    (tmp_path / "photo_1_0000.png").touch()
+    colours = {"file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}}
+    assert images_of_folder(tmp_path, colours) == {"photo_1": [tmp_path / "photo_1_0000.png"]}
+
+
+def test_paths_that_dataset_json_gives_stay_as_they_are(tmp_path):
+    files = {"case": {"images": ["imagesTr/case_0000.nii.gz"], "label": "labelsTr/case.nii.gz"}}
+    dataset_json = {"dataset": files, "file_ending": ".nii.gz"}
+    assert training_images(tmp_path, dataset_json) == {"case": [tmp_path / "imagesTr" / "case_0000.nii.gz"]}
+    assert dataset_json["dataset"]["case"]["images"] == ["imagesTr/case_0000.nii.gz"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")

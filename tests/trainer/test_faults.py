@@ -47,6 +47,7 @@ def settings(tmp_path):
             WorkerError("RuntimeError: unable to allocate shared memory(shm) for file </torch_7>: No space left"),
             "Shared memory.*too small.*--shm-size.*nnUNet_n_proc_DA=0",
         ),
+        (WorkerError("_ArrayMemoryError: Unable to allocate 3.00 GiB for an array"), "Out of main memory"),
         (WorkerKilledError("SIGBUS"), "Shared memory"),
         (WorkerKilledError("SIGKILL"), "loads data ended by SIGKILL.*lower nnUNet_n_proc_DA"),
         (WorkerKilledError(None), "loads data ended by itself"),
