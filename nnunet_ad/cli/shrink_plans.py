@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 VARIABLE = "nnUNet_preprocessed"
@@ -15,7 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Write smaller plans beside those of a planned dataset, for training on a CPU with -p. The "
         "preprocessed data are shared with the original plans.",
     )
-    parser.add_argument("-d", metavar="DATASET", dest="dataset", type=int, required=True, help="number of the dataset")
+    parser.add_argument("-d", metavar="DATASET", dest="dataset", required=True, help="number or name of the dataset")
     parser.add_argument("-c", metavar="CONFIGURATION", dest="configuration", default="3d_fullres")
     parser.add_argument(
         "-p", metavar="PLANS", dest="source", default="nnUNetPlans", help="plans to start from (default: nnUNetPlans)"
@@ -55,14 +56,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _preprocessed_folder(dataset: int) -> Path:
+def _preprocessed_folder(dataset: str) -> Path:
     if not os.environ.get(VARIABLE):
         raise ValueError(f"the environment variable {VARIABLE} is not set; set it to nnU-Net's preprocessed folder")
-    found = sorted(Path(os.environ[VARIABLE]).glob(f"Dataset{dataset:03d}_*/"))
+    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
+    found = sorted(folder for folder in Path(os.environ[VARIABLE]).iterdir() if fnmatchcase(folder.name, pattern))
     if len(found) != 1:
         names = ", ".join(folder.name for folder in found) or "none"
         raise ValueError(
-            f"expected one folder Dataset{dataset:03d}_* in {VARIABLE}, found {names}; plan the dataset first with "
+            f"expected one folder {pattern} in {VARIABLE}, found {names}; plan the dataset first with "
             f"nnUNetv2_plan_and_preprocess -d {dataset}"
         )
     return found[0]

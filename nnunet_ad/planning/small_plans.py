@@ -11,6 +11,8 @@ from pathlib import Path
 
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
+from nnunet_ad.whole_file import written_whole
+
 MIN_BOTTLENECK = 4  # voxels along each axis, as nnU-Net's planner
 _BLOCK_COUNTS = ("n_conv_per_stage", "n_blocks_per_stage")  # PlainConv and ResidualEncoder plans
 
@@ -76,7 +78,8 @@ def write_small_plans(
     plans = json.loads(source.read_text(encoding="utf-8"))
     small = shrink_plans(plans, configuration, base_features, patch_size, batch_size, name)
     target = source.with_name(f"{name}.json")
-    target.write_text(json.dumps(small, indent=4) + "\n", encoding="utf-8")
+    with written_whole(target) as temporary:
+        temporary.write_text(json.dumps(small, indent=4) + "\n", encoding="utf-8")
     return target
 
 

@@ -23,8 +23,9 @@ def _shrink(arguments):
     return main(["shrink-plans", *arguments.split()])
 
 
-def test_plans_are_written_and_named(planned, capsys):
-    assert _shrink("-d 7 --features 4 --patch 16 16 16 --batch 3 -o Tiny") == 0
+@pytest.mark.parametrize("dataset", ["7", "007", "Dataset007_Seven"])
+def test_plans_are_written_and_named(planned, capsys, dataset):
+    assert _shrink(f"-d {dataset} --features 4 --patch 16 16 16 --batch 3 -o Tiny") == 0
     assert str(planned / "Tiny.json") in capsys.readouterr().out
     settings = json.loads((planned / "Tiny.json").read_text())["configurations"]["3d_fullres"]
     assert (settings["patch_size"], settings["batch_size"]) == ([16, 16, 16], 3)
