@@ -50,6 +50,7 @@ class ADConfig:
         cutmix: Probability that a patch θ learns from has a box of a labelled patch, with its label, pasted into it.
             0 is the paper's; see docs/results for what it does.
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
+        svda_unlabeled: Augment unlabelled patches as strongly as labelled ones; off, they are only cropped.
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
         reweighted_sampling: Ensemble by Eq. 7; off is ablation NoRS, a plain sum of two softmaxes (Table 6).
@@ -86,6 +87,7 @@ class ADConfig:
     mirroring: bool = False
     cutmix: float = 1.0
     svda: bool = True
+    svda_unlabeled: bool = True
     diffusion: bool = True
     difficulty_weighting: bool = True
     reweighted_sampling: bool = True

@@ -63,9 +63,11 @@ class SVDA(BasicTransform):
         self.intensity = _intensity_operations()
 
     @classmethod
-    def of(cls, config: ADConfig, patch_size: Sequence[int], rotation: RandomScalar, slice_wise: bool) -> "SVDA":
-        """Return the augmentation that a training with these hyper-parameters has."""
-        num_operations = config.num_augmentations if config.svda else 0
+    def of(
+        cls, config: ADConfig, patch_size: Sequence[int], rotation: RandomScalar, slice_wise: bool, labeled: bool
+    ) -> "SVDA":
+        """Return the augmentation of labelled or unlabelled patches in a training with these hyper-parameters."""
+        num_operations = config.num_augmentations if config.svda and (labeled or config.svda_unlabeled) else 0
         return cls(patch_size, rotation, num_operations, slice_wise, config.spatial_probability)
 
     def get_parameters(self, **data_dict) -> dict:

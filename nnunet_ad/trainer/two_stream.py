@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
@@ -219,8 +220,10 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         rotation, slice_wise, initial_patch_size, mirror_axes = (
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
-        svda = SVDA.of(self.config, patch_size, rotation, slice_wise)
-        transforms = training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
+
+        def transforms(labeled: bool) -> BasicTransform:
+            svda = SVDA.of(self.config, patch_size, rotation, slice_wise, labeled)
+            return training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
 
         def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:
             return LabeledDataLoader(
@@ -234,10 +237,17 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
                 transforms=augmentation,
             )
 
-        unlabeled = UnlabeledDataLoader(
-            self.unlabeled_dataset, self.batch_size, initial_patch_size, patch_size, self.label_manager, transforms
+        train = TwoStreamDataLoader(
+            labeled_loader(labeled, initial_patch_size, transforms(labeled=True)),
+            UnlabeledDataLoader(
+                self.unlabeled_dataset,
+                self.batch_size,
+                initial_patch_size,
+                patch_size,
+                self.label_manager,
+                transforms(labeled=False),
+            ),
         )
-        train = TwoStreamDataLoader(labeled_loader(labeled, initial_patch_size, transforms), unlabeled)
         validation = labeled_loader(
             val, patch_size, self.get_validation_transforms(None, ignore_label=self.ignore_label)
         )

@@ -53,7 +53,7 @@ def test_rotation_and_scaling_are_as_rare_as_asked_for():
     [(nnUNetTrainerAD, 3, 0.4), (nnUNetTrainerAD_NoSVDA, 0, 0.4), (nnUNetTrainerAD_Paper, 3, 1.0)],
 )
 def test_the_hyper_parameters_say_what_is_drawn(trainer_class, num_operations, spatial):
-    svda = SVDA.of(trainer_class.config, (8, 8, 8), ROTATION, slice_wise=False)
+    svda = SVDA.of(trainer_class.config, (8, 8, 8), ROTATION, slice_wise=False, labeled=True)
     assert (svda.num_operations, svda.spatial_probability) == (num_operations, spatial)
 
 

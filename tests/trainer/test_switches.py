@@ -65,13 +65,16 @@ def test_the_papers_trainer_has_none_of_what_was_added():
     assert nnUNetTrainerAD_Paper.config == replace(nnUNetTrainerAD.config, **papers)
 
 
-def test_both_streams_are_augmented_as_the_hyper_parameters_say(trainer_with):
-    trainer = trainer_with(num_augmentations=2, spatial_probability=0.25)
+@pytest.mark.parametrize(
+    ("changes", "operations"), [({}, (2, 2)), ({"svda_unlabeled": False}, (2, 0)), ({"svda": False}, (0, 0))]
+)
+def test_the_streams_are_augmented_as_the_hyper_parameters_say(trainer_with, changes, operations):
+    trainer = trainer_with(num_augmentations=2, spatial_probability=0.25, **changes)
     trainer.initialize()
     loader = trainer.get_dataloaders()[0].loader
-    for stream in (loader.labeled, loader.unlabeled):
+    for stream, num_operations in zip((loader.labeled, loader.unlabeled), operations, strict=True):
         svda = stream.transforms.transforms[0]
-        assert (svda.num_operations, svda.spatial_probability) == (2, 0.25)
+        assert (svda.num_operations, svda.spatial_probability) == (num_operations, 0.25)
 
 
 @pytest.mark.parametrize("shrink", [False, True])
