@@ -50,7 +50,7 @@ class ADConfig:
         cutmix: Probability that a patch θ learns from has a box of a labelled patch, with its label, pasted into it.
             0 is the paper's; see docs/results for what it does.
         svda: Augment strongly; off is ablation NoSVDA, crops only (Table 6).
-        svda_unlabeled: Augment unlabelled patches as strongly as labelled ones; off, they are only cropped.
+        svda_unlabeled: Augment unlabelled patches as strongly as labelled ones, as the paper does; off, they are crops.
         diffusion: Train ξ by denoising; off is ablation NoDiffusion, ξ sees the image only (Table 6).
         difficulty_weighting: Weight classes by difficulty; off is ablation NoDRS, weights of one (Table 6).
         reweighted_sampling: Ensemble by Eq. 7; off is ablation NoRS, a plain sum of two softmaxes (Table 6).

@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer_class = recursive_find_trainer_class_by_name(arguments.tr)
     if not issubclass(trainer_class, nnUNetTrainerTwoStream):
         raise ValueError(
-            f"-tr {arguments.tr}: nnunet_ad.train trains with unlabelled cases, such as nnUNetTrainerAD; for other "
-            "trainers use nnUNetv2_train -num_gpus"
+            f"-tr {arguments.tr}: nnunet_ad.train takes trainers that use unlabelled cases, such as nnUNetTrainerAD; "
+            "for other trainers use nnUNetv2_train -num_gpus"
         )
     distributed.init_process_group(_BACKENDS[arguments.device])
     _train_and_validate(arguments)

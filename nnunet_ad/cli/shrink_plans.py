@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
 VARIABLE = "nnUNet_preprocessed"
@@ -59,12 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _preprocessed_folder(dataset: str) -> Path:
     if not os.environ.get(VARIABLE):
         raise ValueError(f"the environment variable {VARIABLE} is not set; set it to nnU-Net's preprocessed folder")
-    pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
-    found = sorted(folder for folder in Path(os.environ[VARIABLE]).iterdir() if fnmatchcase(folder.name, pattern))
+    preprocessed = Path(os.environ[VARIABLE])
+    name, pattern = dataset, escape(dataset)
+    if dataset.isdecimal():
+        name = pattern = f"Dataset{int(dataset):03d}_*"
+    found = sorted(folder for folder in preprocessed.glob(pattern) if folder.is_dir())
     if len(found) != 1:
         names = ", ".join(folder.name for folder in found) or "none"
         raise ValueError(
-            f"expected one folder {pattern} in {VARIABLE}, found {names}; plan the dataset first with "
+            f"expected one folder {name} in {VARIABLE}, found {names}; plan the dataset first with "
             f"nnUNetv2_plan_and_preprocess -d {dataset}"
         )
     return found[0]

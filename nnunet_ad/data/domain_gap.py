@@ -1,4 +1,4 @@
-"""Do the unlabelled cases look like the labelled ones? Warnings with numbers, never a refusal.
+"""Do the unlabelled cases look like the labelled ones? Warnings with numbers; a difference is never refused.
 
 In domain adaptation they differ on purpose; elsewhere a difference is often a wrong header, unit or folder.
 """

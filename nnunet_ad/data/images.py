@@ -16,8 +16,15 @@ def unlabeled_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Pa
     return images_of_folder(folder, dataset_json) if folder.is_dir() else {}
 
 
-def images_of_folder(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
+def images_of_folder(
+    folder: Path, dataset_json: dict, declared_by: str = "dataset.json declares"
+) -> dict[str, list[Path]]:
     """Return the image files of each case of a folder, sorted: one a channel, or one with all channels (RGB).
+
+    Args:
+        folder: The folder.
+        dataset_json: Of the dataset, or of the training that is to predict the images.
+        declared_by: What an error says of the number of channels.
 
     Raises:
         ValueError: If a file is not named ``CASE_0000`` and on, if the files of a case are not ``_0000`` and on without
@@ -25,7 +32,7 @@ def images_of_folder(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
     """
     ending, channels = dataset_json["file_ending"], num_channels(dataset_json)
     cases: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob(f"*{escape(ending)}")):
+    for file in sorted(file for file in folder.glob(f"*{escape(ending)}") if file.is_file()):
         name = file.name.removesuffix(ending)
         case, _, channel = name.rpartition("_")
         if not case or not re.fullmatch(r"\d{4}", channel, re.ASCII):
@@ -38,7 +45,7 @@ def images_of_folder(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
         expected = [folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
         if found not in (expected, expected[:1]):
             raise ValueError(
-                f"case {case} in {folder}: found {', '.join(file.name for file in found)}; dataset.json declares "
+                f"case {case} in {folder}: found {', '.join(file.name for file in found)}; {declared_by} "
                 f"{channels} channel(s), so expected {', '.join(file.name for file in expected)}."
             )
     return cases

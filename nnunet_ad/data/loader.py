@@ -12,15 +12,13 @@ from threadpoolctl import threadpool_limits
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 
-_SHORTAGES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-
 
 class LabeledDataLoader(nnUNetDataLoader):
     """nnU-Net's loader of labelled patches; an error names the cases of the batch.
 
     Raises:
         ValueError: On ``next``, if a batch can't be made.
-        MemoryError, OSError, RuntimeError: As they come, if memory or file handles were short.
+        MemoryError, OSError, RuntimeError: As they come, if memory was short.
     """
 
     def get_indices(self) -> list[str]:
@@ -54,7 +52,7 @@ class UnlabeledDataLoader(nnUNetDataLoader):
 
     Raises:
         ValueError: On ``next``, if a case can't be read.
-        MemoryError, OSError, RuntimeError: As they come, if memory or file handles were short.
+        MemoryError, OSError, RuntimeError: As they come, if memory was short.
     """
 
     def __init__(
@@ -118,7 +116,7 @@ class TwoStreamDataLoader(DataLoader):
 
 
 def _is_shortage(error: Exception) -> bool:
-    """Return whether the machine was short of memory or file handles, which is no fault of the data."""
+    """Return whether the machine was short of memory, which is no fault of the data."""
     if isinstance(error, OSError):
-        return error.errno in _SHORTAGES
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -66,7 +66,7 @@ def image_files(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise ValueError(f"the folder of images {folder} does not exist")
-    cases = images_of_folder(folder, dataset_json)
+    cases = images_of_folder(folder, dataset_json, "the model was trained on")
     if not cases:
         ending = dataset_json["file_ending"]
         raise ValueError(f"{folder} has no image; expected files named CASE_0000{ending}, as in imagesTr/")

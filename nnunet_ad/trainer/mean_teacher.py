@@ -70,7 +70,8 @@ class nnUNetTrainerMeanTeacher(nnUNetTrainerSemiSupervised):
         with torch.no_grad():
             target = self.forward(network.teacher, x_u + noise.clamp(-_MAX_NOISE, _MAX_NOISE)).float().softmax(1)
         p = self.forward(network.student, x_u).float().softmax(1)
-        consistency = self.backward(self.joint_mean((p - target) ** 2), weight=self.mu)
+        consistency = self.joint_mean(nn.functional.mse_loss(p, target, reduction="none"))
+        consistency = self.backward(consistency, weight=self.mu)
 
         self.descend()
         network.update_teacher(self.faults.skipped)

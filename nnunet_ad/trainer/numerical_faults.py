@@ -74,7 +74,8 @@ class NumericalFaults:
         """
         if int(self._longest) < self.most_in_a_row:
             return
-        common = sorted(set.intersection(*self.cases)) if self.cases else []
+        is_telling = len(self.cases) == self.most_in_a_row
+        common = sorted(set.intersection(*self.cases)) if is_telling else []
         suspects = "No case was in all of the last batches: it is the optimisation rather than an image."
         if common:
             suspects = (

@@ -156,7 +156,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         reason = self.interruption.reason() or "another process of this training"
         written = f"{checkpoint} is written. The same command with --c continues."
         if self.disable_checkpointing:
-            written = "no checkpoint is written (--disable_checkpointing): the training can't be continued."
+            written = "no checkpoint is written (--disable_checkpointing): what was trained since the start is lost."
         self.print_to_log_file(f"Stopped by {reason} {where}; {written} Exit code {EXIT_CODE}.")
         raise TrainingInterruptedError
 
@@ -269,8 +269,9 @@ class nnUNetTrainerResumable(nnUNetTrainer):
     def on_train_start(self) -> None:
         """As the host; what a killed process left half-written is removed."""
         if self.local_rank == 0:
-            for file in Path(self.output_folder).glob("checkpoint_*.tmp"):
-                file.unlink()
+            for name in ("checkpoint_*.tmp", "progress_ad.json.tmp"):
+                for file in Path(self.output_folder).glob(name):
+                    file.unlink()
         super().on_train_start()
 
     def on_train_end(self) -> None:

@@ -25,7 +25,7 @@ from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, Unlabe
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.network.averaging import MovingAverage
-from nnunet_ad.trainer import curves, provenance
+from nnunet_ad.trainer import checkpoints, curves, provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.faults import check_writable, explained
 from nnunet_ad.trainer.learning_rate import RelativePolyLRScheduler
@@ -35,7 +35,6 @@ from nnunet_ad.trainer.precision import cpu_computes_bf16
 from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
 from nnunet_ad.trainer.randomness import Stream
 from nnunet_ad.trainer.resumable import nnUNetTrainerResumable
-from nnunet_ad.whole_file import written_whole
 
 EPOCHS_VARIABLE = "NNUNET_AD_EPOCHS"
 ITERATIONS_VARIABLE = "NNUNET_AD_ITERATIONS"
@@ -221,8 +220,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
 
-        def transforms(labeled: bool) -> BasicTransform:
-            svda = SVDA.of(self.config, patch_size, rotation, slice_wise, labeled)
+        def transforms(of_labeled: bool) -> BasicTransform:
+            svda = SVDA.of(self.config, patch_size, rotation, slice_wise, of_labeled)
             return training_transforms(svda, self.configuration_manager.use_mask_for_norm, mirror_axes)
 
         def labeled_loader(dataset, size, augmentation) -> LabeledDataLoader:
@@ -238,14 +237,14 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             )
 
         train = TwoStreamDataLoader(
-            labeled_loader(labeled, initial_patch_size, transforms(labeled=True)),
+            labeled_loader(labeled, initial_patch_size, transforms(of_labeled=True)),
             UnlabeledDataLoader(
                 self.unlabeled_dataset,
                 self.batch_size,
                 initial_patch_size,
                 patch_size,
                 self.label_manager,
-                transforms(labeled=False),
+                transforms(of_labeled=False),
             ),
         )
         validation = labeled_loader(
@@ -297,8 +296,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             curves.plot(self.curves, Path(self.output_folder) / "progress_ad.png")
             progress = {"learning_rate": self.logger.get_value("lrs", step=None), "curves": self.curves}
             progress = json.loads(json.dumps(progress), parse_constant=lambda _: None)  # JSON knows no NaN
-            with written_whole(Path(self.output_folder) / "progress_ad.json") as temporary:
-                temporary.write_text(json.dumps(progress))
+            with checkpoints.whole_file(Path(self.output_folder) / "progress_ad.json") as stream:
+                stream.write(json.dumps(progress).encode())
             gc.collect()  # a closed figure is a cycle that holds its canvas, 62 MiB an epoch for nnU-Net's picture
 
     def log_epoch(self, **values) -> None:

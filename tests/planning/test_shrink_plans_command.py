@@ -32,9 +32,18 @@ def test_plans_are_written_and_named(planned, capsys, dataset):
     assert settings["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 16]
 
 
-def test_an_unplanned_dataset_says_what_to_run(planned, capsys):
-    assert _shrink("-d 8 --patch 16 16 16") == 1
-    assert "nnUNetv2_plan_and_preprocess -d 8" in capsys.readouterr().err
+@pytest.mark.parametrize("dataset", ["8", "Dataset*"])
+def test_an_unplanned_dataset_says_what_to_run(planned, capsys, dataset):
+    assert _shrink(f"-d {dataset} --patch 16 16 16") == 1
+    assert f"nnUNetv2_plan_and_preprocess -d {dataset}" in capsys.readouterr().err
+
+
+def test_files_beside_the_dataset_and_a_missing_folder_are_no_trouble(planned, monkeypatch, capsys):
+    planned.with_suffix(".zip").touch()
+    assert _shrink("-d 7 --patch 16 16 16") == 0
+    monkeypatch.setenv("nnUNet_preprocessed", str(planned / "nowhere"))
+    assert _shrink("-d 7 --patch 16 16 16") == 1
+    assert "found none; plan the dataset first" in capsys.readouterr().err
 
 
 def test_a_missing_variable_is_named(planned, monkeypatch, capsys):

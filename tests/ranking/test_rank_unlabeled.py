@@ -217,7 +217,7 @@ def test_a_missing_channel_is_named(trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkFloat32), str(tmp_path / "images" / "scan_0001.nii.gz"))
     assert rank(tmp_path / "out", "-i", str(tmp_path / "images")) == 1
-    assert "found scan_0001.nii.gz; dataset.json declares 1 channel(s), so expected scan_0000.nii.gz" in error_of(
+    assert "found scan_0001.nii.gz; the model was trained on 1 channel(s), so expected scan_0000.nii.gz" in error_of(
         capsys
     )
 

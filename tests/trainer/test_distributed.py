@@ -96,9 +96,16 @@ class KnownNoiseNoDiffusion(KnownNoise):
 
 
 class NoiselessMeanTeacher(OwnPart, nnUNetTrainerMeanTeacher):
-    """The teacher sees what the student sees."""
+    """The teacher sees what the student sees, but is far from the student."""
 
     config = replace(ADConfig(), rampup_epochs=0)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.bare_network.average.num_iterations.fill_(100)
+        with torch.no_grad():
+            for parameter in self.bare_network.teacher.parameters():
+                parameter.mul_(2)
 
     def train_step(self, batch: dict) -> dict[str, torch.Tensor]:
         with patch.object(mean_teacher, "_NOISE", 0.0):

@@ -42,11 +42,11 @@ def test_faults_are_counted_in_a_row_and_overflows_do_not_count():
         judged(faults, loss, norm, scale)
         faults.check("here")
     assert faults.in_a_row == 1
-    faults.cases.extend([{"a", "b"}, {"b", "c"}])
+    faults.cases.extend([{"a", "b"}, {"b", "c"}, {"b"}])
     judged(faults, NAN, 1.0)
     judged(faults, NAN, 1.0)
     judged(faults, 1.0, 1.0)  # too late
-    with pytest.raises(FloatingPointError, match=r"3 training steps in a row, up to here.*last 2 batches was b:"):
+    with pytest.raises(FloatingPointError, match=r"3 training steps in a row, up to here.*last 3 batches was b:"):
         faults.check("here")
 
 
@@ -59,6 +59,17 @@ def test_after_too_many_faults_a_continued_training_has_one_more_try():
     judged(faults, NAN, 1.0)
     with pytest.raises(FloatingPointError, match="3 training steps in a row"):
         faults.check("here")
+
+
+def test_a_checkpoint_of_too_many_faults_does_not_stop_sound_steps(make_trainer, tmp_path):
+    first, second = make_trainer(nnUNetTrainerAD), make_trainer(nnUNetTrainerAD)
+    first.initialize()
+    first.faults.in_a_row.fill_(first.faults.most_in_a_row + 1)
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second.train_step(batch())
+    second.faults.check("here")
+    assert second.faults.in_a_row == 0
 
 
 @pytest.fixture
