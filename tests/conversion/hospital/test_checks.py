@@ -306,7 +306,7 @@ def test_colours(hospital, raw, refused):
 def test_file_without_permission_is_not_named(hospital, raw, refused, monkeypatch):
     from nnunet_ad.conversion import volume_files as files
 
-    def deny(path):
+    def deny(path, rectangular):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(files, "_check_nifti", deny)
