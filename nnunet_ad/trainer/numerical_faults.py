@@ -74,16 +74,18 @@ class NumericalFaults:
         """
         if int(self._longest) < self.most_in_a_row:
             return
-        is_telling = len(self.cases) == self.most_in_a_row
-        common = sorted(set.intersection(*self.cases)) if is_telling else []
-        suspects = "No case was in all of the last batches: it is the optimisation rather than an image."
-        if common:
-            suspects = (
-                f"In each of the last {len(self.cases)} batches was {', '.join(common)}: look at these images first."
-            )
         raise FloatingPointError(
             f"{self.most_in_a_row} training steps in a row, up to {where}, had a loss or a gradient that is not "
-            f"finite. They were skipped: network and checkpoints are as before. {suspects} Otherwise lower the "
-            "learning rate (learning_rate in a trainer's config) or, on a CPU, compute in float32 "
+            f"finite. They were skipped: network and checkpoints are as before. {self._suspects()} Otherwise lower "
+            "the learning rate (learning_rate in a trainer's config) or, on a CPU, compute in float32 "
             "(NNUNET_AD_CPU_BF16=0); then continue with --c."
         )
+
+    def _suspects(self) -> str:
+        known = len(self.cases)
+        if known < self.most_in_a_row:  # every case of one or two batches would look suspicious
+            return f"Only the last {known} batch(es) are known since it was continued, too few to suspect an image."
+        common = sorted(set.intersection(*self.cases))
+        if common:
+            return f"In each of the last {known} batches was {', '.join(common)}: look at these images first."
+        return "No case was in all of the last batches: it is the optimisation rather than an image."

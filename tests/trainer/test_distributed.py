@@ -98,7 +98,7 @@ class KnownNoiseNoDiffusion(KnownNoise):
 class NoiselessMeanTeacher(OwnPart, nnUNetTrainerMeanTeacher):
     """The teacher sees what the student sees, but is far from the student."""
 
-    config = replace(ADConfig(), rampup_epochs=0)
+    config = replace(ADConfig(), rampup_epochs=0, learning_rate=5e-2)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -317,7 +317,7 @@ def test_two_processes_equal_one_on_the_joint_batch(root, ranks, trainer_class):
     torch.manual_seed(0)
     untrained.initialize()
     moved = [(w - alone["weights"][name]).abs().max() for name, w in untrained.network.state_dict().items()]
-    assert np.median(moved) > 1e-5  # far more than two processes may differ from one
+    assert np.median(moved) > 1e-4  # far more than two processes may differ from one
 
     for ours, theirs, expected in zip(first["outputs"], second["outputs"], alone["outputs"], strict=True):
         joint = [name for name in expected if name.startswith(("loss", "gradient", "class_weights"))]
