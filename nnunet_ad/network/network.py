@@ -38,6 +38,7 @@ class ADNetwork(nn.Module):
         denoising_decoder: D(·; ξ).
         difficulty_decoder: D(·; ψ).
         unlabeled_decoder: D(·; θ).
+        has_dropout: Whether the plans ask for dropout, so that training and prediction differ.
         average: The averages of ``encoder``, without what only the denoising flow uses, and of ``unlabeled_decoder``.
     """
 
@@ -64,6 +65,7 @@ class ADNetwork(nn.Module):
                 polynomial(averaging), encoder=self.encoder, unlabeled_decoder=self.unlabeled_decoder
             )
             cast(ADEncoder, self.average["encoder"]).keep_image_parts()
+        self.has_dropout = any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.modules())
         let_onednn_convolve(self)
 
     def initialize_decoders_apart(self) -> None:
@@ -76,11 +78,6 @@ class ADNetwork(nn.Module):
         """Encoder and decoder θ that inference uses: the averaged ones, where weights are averaged."""
         owner = self if self.average is None else self.average
         return owner.get_submodule("encoder"), owner.get_submodule("unlabeled_decoder")
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether the plans ask for dropout, so that training and prediction differ."""
-        return any(isinstance(module, _DropoutNd) and module.p > 0 for module in self.modules())
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, for all weights or those for inference only, which leave of the network what inference needs."""

@@ -155,12 +155,14 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         A precision context of its own: autocast may keep the half-precision weights made here, which know no gradient.
         """
         network, was_training = self.bare_network, self.network.training
-        network.eval()
+        if network.has_dropout:  # going through all modules costs milliseconds
+            network.eval()
         try:
             with torch.inference_mode(), forward_precision(self.device):
                 yield network
         finally:
-            network.train(was_training)
+            if network.has_dropout:
+                network.train(was_training)
 
     def update_class_weights(self, samples: Overlap) -> Tensor:
         """Take in λ of this iteration and return w (K,), 1 for the background (Eqs. 3-5)."""

@@ -31,6 +31,7 @@ from nnunet_ad.trainer.faults import check_writable, explained
 from nnunet_ad.trainer.learning_rate import RelativePolyLRScheduler
 from nnunet_ad.trainer.memory import keep_freed_memory
 from nnunet_ad.trainer.numerical_faults import NumericalFaults
+from nnunet_ad.trainer.optimizer import sgd
 from nnunet_ad.trainer.precision import cpu_computes_bf16
 from nnunet_ad.trainer.processes import add_over_processes_, first_process_first, joint_sum
 from nnunet_ad.trainer.randomness import Stream
@@ -100,13 +101,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, RelativePolyLRScheduler]:
         """SGD with Nesterov momentum and nnU-Net's polynomial schedule (Table 8)."""
-        optimizer = torch.optim.SGD(
-            self.parameter_groups(),
-            self.initial_lr,
-            momentum=self.config.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=True,
-        )
+        momentum = self.config.momentum
+        optimizer = sgd(self.parameter_groups(), self.initial_lr, momentum, self.weight_decay, self.device)
         return optimizer, RelativePolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def parameter_groups(self) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +56,30 @@ def synchronisation_is_an_error():
         torch.cuda.set_sync_debug_mode(before)
 
 
-def test_a_step_waits_for_the_device_only_where_the_hosts_scaler_does(started, monkeypatch):
-    training = started()
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerAD_Paper, nnUNetTrainerAD])
+def test_a_step_never_waits_for_the_device(started, trainer_class):
+    training = started(trainer_class)
     training.train_step(batch())
-    descend = training.descend
-
-    def descend_as_the_host():
-        torch.cuda.set_sync_debug_mode("default")
-        descend()
-        torch.cuda.set_sync_debug_mode("error")
-
-    monkeypatch.setattr(training, "descend", descend_as_the_host)
     with synchronisation_is_an_error():
         outputs = training.train_step(batch())
     assert all(value.device.type == DEVICE for value in outputs.values())
     assert torch.isfinite(outputs["loss"])
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_step_that_overflows_changes_nothing(started, steps_before):
+    training = started()
+    for _ in range(steps_before):
+        training.train_step(batch())
+    before = deepcopy((training.network.state_dict(), training.optimizer.state_dict()["state"]))
+    scaler, training.grad_scaler = training.grad_scaler, torch.amp.GradScaler(DEVICE, init_scale=2.0**120)
+    assert not training.train_step(batch())["numerical_faults"]
+    after = (training.network.state_dict(), training.optimizer.state_dict()["state"])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    training.grad_scaler = scaler
+    training.train_step(batch())
+    assert all(torch.isfinite(parameter).all() for parameter in training.network.parameters())
+    assert any(not torch.equal(value, before[0][name]) for name, value in training.network.state_dict().items())
 
 
 @pytest.mark.parametrize("trainer_class", [nnUNetTrainerAD_Paper, nnUNetTrainerAD])
