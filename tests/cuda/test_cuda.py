@@ -72,11 +72,11 @@ def test_a_step_that_overflows_changes_nothing(started, steps_before):
     for _ in range(steps_before):
         training.train_step(batch())
     before = deepcopy((training.network.state_dict(), training.optimizer.state_dict()["state"]))
-    scaler, training.grad_scaler = training.grad_scaler, torch.amp.GradScaler(DEVICE, init_scale=2.0**120)
+    training.grad_scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**120)
     assert not training.train_step(batch())["numerical_faults"]
     after = (training.network.state_dict(), training.optimizer.state_dict()["state"])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
-    training.grad_scaler = scaler
+    training.grad_scaler = torch.amp.GradScaler(DEVICE, init_scale=1.0)
     training.train_step(batch())
     assert all(torch.isfinite(parameter).all() for parameter in training.network.parameters())
     assert any(not torch.equal(value, before[0][name]) for name, value in training.network.state_dict().items())
