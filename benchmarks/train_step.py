@@ -1,7 +1,7 @@
 """Times the train step beside a plain one and beside stock nnU-Net's, in one run on the same device.
 
 (a) is this package's step, (b) Algorithm 1 read off the page (``reference_step.py``, in float32 and with torch's own
-layers), (c) the supervised step of stock nnU-Net on the same plans. Each has a process of its own, and they take turns.
+layers), (c) the supervised step of stock nnU-Net on the same plans. Each has a process of its own; they take turns.
 A unit is one forward pass of encoder and one decoder on one batch; (c) is three. Memory is the peak of the first two
 steps above what was there before.
 
@@ -241,7 +241,9 @@ def measure(plans: dict, dataset_json: dict, configuration: str, arguments: argp
         )
         process.start()
         workers[name] = ours
-    memory = {name: ask(worker, "memory") for name, worker in workers.items()}
+    for worker in workers.values():  # all build and compile at the same time
+        worker.send("memory")
+    memory = {name: worker.recv() for name, worker in workers.items()}
     times: dict[str, list[float]] = {name: [] for name in NAMES}
     for repeat in range(WARM_UP + arguments.repeats):
         for name, worker in workers.items():
