@@ -108,6 +108,7 @@ def test_sigterm_to_all_processes_ends_a_training_that_can_be_continued(fold):
 
 
 def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):
+    (dataset / "nnUNet_raw" / "Dataset500_Made" / "dataset.json").unlink()  # training reads the copy beside the plans
     arguments = ["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny", "-np", "1"]
     assert main(arguments) == 0
     assert "3 of 3 preprocessed now" in capsys.readouterr().out

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not plans_file.is_file():
             raise ValueError(f"no plans {plans_file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
         plans = PlansManager(json.loads(plans_file.read_text()))
-        dataset_json = json.loads((folders.raw / "dataset.json").read_text())
+        dataset_json = json.loads((folders.preprocessed / "dataset.json").read_text())  # as the training
         images = unlabeled_images(folders.raw, dataset_json)
         for configuration in arguments.configurations:
             preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
