@@ -2,8 +2,9 @@
 
 (a) is this package's step, (b) Algorithm 1 read off the page (``reference_step.py``, in float32 and with torch's own
 layers), (c) the supervised step of stock nnU-Net on the same plans. Each has a process of its own; they take turns.
-A unit is one forward pass of encoder and one decoder on one batch; (c) is three. Memory is the peak of the first two
-steps above what was there before.
+A unit is one forward pass of encoder and one decoder on one batch; (c) is three. Memory is the peak of two steps above
+what was there before: on a CPU of the first two, on CUDA after a step in which all three are built and compiled at the
+same time, so that neither gradients nor momentum count.
 
     python benchmarks/train_step.py --size tiny
     python benchmarks/train_step.py --size laseg --device cuda --compile --profile profile.txt
@@ -179,7 +180,6 @@ def make_step(
 
     if name == "b":
         leave_memory_to_torch()
-    torch.backends.cudnn.benchmark = True  # as nnU-Net's command
     device = torch.device(arguments.device)
     trainer_class = nnUNetTrainer
     if name != "c":
@@ -197,6 +197,8 @@ def make_step(
     batch = make_batch(trainer)
     if name == "b":
         use_torchs_own_layers(trainer.network)
+        for group in trainer.optimizer.param_groups:
+            group["fused"] = None
     step = ReferenceStep(trainer) if name == "b" else trainer.train_step
     return lambda: step(batch)
 
@@ -241,9 +243,12 @@ def measure(plans: dict, dataset_json: dict, configuration: str, arguments: argp
         )
         process.start()
         workers[name] = ours
-    for worker in workers.values():  # all build and compile at the same time
-        worker.send("memory")
-    memory = {name: worker.recv() for name, worker in workers.items()}
+    if arguments.device == "cuda":
+        for worker in workers.values():
+            worker.send("build")
+        for worker in workers.values():
+            worker.recv()
+    memory = {name: ask(worker, "memory") for name, worker in workers.items()}
     times: dict[str, list[float]] = {name: [] for name in NAMES}
     for repeat in range(WARM_UP + arguments.repeats):
         for name, worker in workers.items():
@@ -266,12 +271,20 @@ def serve(pipe, name: str, plans: dict, dataset_json: dict, configuration: str, 
     """Take steps as asked for until the process is ended."""
     step = make_step(name, plans, dataset_json, configuration, arguments)
     answers = {
+        "build": lambda: build(step),
         "memory": lambda: peak_memory(step, arguments.device),
         "step": lambda: seconds_of(step, arguments.device),
         "profile": lambda: profile_of(step, arguments.device),
     }
     while (question := pipe.recv()) != "end":
         pipe.send(answers[question]())
+
+
+def build(step: Callable) -> None:
+    """Take the first step, in which torch compiles; cuDNN is to choose its algorithms later, with the GPU to itself."""
+    step()
+    torch.cuda.synchronize()
+    torch.backends.cudnn.benchmark = True  # as nnU-Net's command
 
 
 def seconds_of(step: Callable, device: str) -> float:

@@ -116,6 +116,12 @@ def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):
     assert "0 of 3 preprocessed now" in capsys.readouterr().out
 
 
+def test_preprocessing_ahead_says_that_dataset_json_is_missing(dataset, capsys):
+    (dataset / "nnUNet_preprocessed" / "Dataset500_Made" / "dataset.json").unlink()
+    assert main(["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny"]) == 1
+    assert "dataset.json; run nnUNetv2_plan_and_preprocess -d 500 first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         RuntimeError: If nnU-Net does not know the dataset or the configuration.
-        ValueError: If plans or raw folder are missing, or if a case can't be read.
+        ValueError: If plans, the dataset.json beside them or the raw folder are missing, or if a case can't be read.
     """
     from nnunetv2.configuration import default_num_processes
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -52,11 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
         folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
         if folders.raw is None:
             raise ValueError(f"{folders.name} is not in nnUNet_raw, from where unlabelled images are read")
-        plans_file = folders.preprocessed / f"{arguments.plans}.json"
-        if not plans_file.is_file():
-            raise ValueError(f"no plans {plans_file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
-        plans = PlansManager(json.loads(plans_file.read_text()))
-        dataset_json = json.loads((folders.preprocessed / "dataset.json").read_text())  # as the training
+        files = [folders.preprocessed / name for name in (f"{arguments.plans}.json", "dataset.json")]
+        for file in files:
+            if not file.is_file():
+                raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
+        settings, dataset_json = (json.loads(file.read_text()) for file in files)
+        plans = PlansManager(settings)
         images = unlabeled_images(folders.raw, dataset_json)
         for configuration in arguments.configurations:
             preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)

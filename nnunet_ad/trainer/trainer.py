@@ -214,7 +214,8 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         }
         if self.is_ddp:
             add_over_processes_([gradient for found in gradients.values() for gradient in found])
-        scale = 1.0 if self.grad_scaler is None else self.grad_scaler.get_scale()
+        one = torch.ones((), device=self.device)
+        scale = one if self.grad_scaler is None else self.grad_scaler.scale(one)
         return {f"gradient_{flow}": joint_norm(found) / scale for flow, found in gradients.items()}
 
     # ------------------------------------------------------------------------------------------- hooks of the host
@@ -317,7 +318,8 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         (image,) = self.to_device(x_u.repeat(self.batch_size, *[1] * (x_u.ndim - 1)))
         p_xi, p_psi = self.sample_xi(image), self.predict_psi(image)
         with self._predicting() as network:
-            theta = network(image)
+            encoder, decoder = network.inference_path
+            theta = decoder(encoder(image))
         label_maps = {"xi": p_xi, "psi": p_psi, "theta": theta}
         label_maps = {name: hard_labels(logits) for name, logits in label_maps.items()}
         label_maps["pseudo_label"] = self.ensemble(p_xi, p_psi, self.generator)

@@ -138,8 +138,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     def descend(self) -> None:
         """Clip the joint norm of the gathered gradients and take a step, through the host's scaler where it has one.
 
-        A step with a loss or a gradient that is not finite is not taken. With a scaler, nothing is read back for that
-        beyond what the host's scaler reads.
+        A step with a loss or a gradient that is not finite is not taken. With a scaler on CUDA, nothing is read back
+        for that, see :func:`nnunet_ad.trainer.optimizer.sgd`.
         """
         parameters = [p for p in self.network.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters]

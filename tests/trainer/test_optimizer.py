@@ -1,4 +1,4 @@
-"""SGD: the kernel of a GPU takes the steps of torch's plain one, and none where the gradient scaler finds an overflow."""
+"""SGD: a GPU's kernel takes the steps of torch's plain one, and none where the gradient scaler finds an overflow."""
 
 from copy import deepcopy
 
@@ -30,6 +30,24 @@ def step(net: nn.Module, optimizer: torch.optim.Optimizer, scaler, overflow: boo
     scaler.update()
 
 
+def test_momentum_begins_as_zero():
+    optimizer = sgd(groups(network()), 0.1, 0.9, 0.01, CUDA)
+    assert len(optimizer.state) == 2
+    assert all((state["momentum_buffer"] == 0).all() for state in optimizer.state.values())
+
+
+def test_momentum_is_laid_out_as_the_weights_are():
+    net = network()
+    optimizer = sgd(groups(net), 0.1, 0.9, 0.01, CUDA)
+    saved = optimizer.state_dict()
+    momentum = torch.randn(net.weight.shape)
+    saved["state"][0]["momentum_buffer"] = momentum
+    optimizer.load_state_dict(saved)
+    loaded = optimizer.state[net.weight]["momentum_buffer"]
+    assert loaded.stride() == net.weight.stride() != momentum.stride()
+    assert torch.equal(loaded, momentum)
+
+
 @pytest.mark.parametrize("overflows", [(), (0,), (0, 1, 3), (2,)])
 @pytest.mark.parametrize("reload_before", [None, 0, 2])
 def test_the_kernel_takes_the_steps_of_the_plain_one(overflows, reload_before):
@@ -51,7 +69,6 @@ def test_the_kernel_takes_the_steps_of_the_plain_one(overflows, reload_before):
 
 def test_no_overflow_is_read_back(monkeypatch):
     """A tensor that does not say its value stands for one on a device that is not waited for."""
-
     net = network()
     optimizer = sgd(groups(net), 0.1, 0.9, 0.01, CUDA)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -60,7 +77,11 @@ def test_no_overflow_is_read_back(monkeypatch):
     step(net, optimizer, scaler, overflow=True, seed=1)
 
 
-def test_on_a_cpu_the_step_is_torchs_own():
-    optimizer = sgd(groups(network()), 0.1, 0.9, 0.01, torch.device("cpu"))
-    assert not optimizer.defaults["fused"]
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_on_a_cpu_the_step_is_torchs_own_after_a_checkpoint_of_a_gpu_too(momentum):
+    net = network()
+    optimizer = sgd(groups(net), 0.1, momentum, 0.01, torch.device("cpu"))
     assert not optimizer.state
+    optimizer.load_state_dict(sgd(groups(net), 0.1, momentum, 0.01, CUDA).state_dict())
+    assert all(group["fused"] is None and group["foreach"] is None for group in optimizer.param_groups)
+    step(net, optimizer, torch.amp.GradScaler("cpu", init_scale=4.0), overflow=False, seed=0)

@@ -142,8 +142,10 @@ def test_ignored_voxels_have_no_part_in_labeled_losses_nor_in_the_difficulty(sta
     assert (trainer.difficulty.num_updates == 0).all()
 
 
-def test_pseudo_labels_leave_the_training_mode_and_the_gradients_alone(started):
+@pytest.mark.parametrize("has_dropout", [False, True])
+def test_pseudo_labels_leave_the_training_mode_and_the_gradients_alone(started, has_dropout):
     trainer = started()
+    trainer.network.has_dropout = has_dropout
     trainer.network.train()
     image = torch.randn(2, 1, 16, 16, 16)
     xi, psi = trainer.sample_xi(image), trainer.predict_psi(image)
@@ -157,6 +159,7 @@ def test_pseudo_labels_are_made_without_dropout(started):
     trainer = started()
     decoder = trainer.network.difficulty_decoder
     decoder.classifier = nn.Sequential(nn.Dropout3d(0.9), decoder.classifier)
+    trainer.network.has_dropout = True
     batch, seen = batch_of(3), []
     expected = trainer.predict_psi(batch["unlabeled_data"])
     trainer.ensemble = lambda p_xi, p_psi, generator: seen.append(p_psi) or ensemble(p_xi, p_psi, generator)
