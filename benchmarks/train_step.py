@@ -282,8 +282,7 @@ def serve(pipe, name: str, plans: dict, dataset_json: dict, configuration: str, 
 
 def build(step: Callable) -> None:
     """Take the first step, in which torch compiles; cuDNN is to choose its algorithms later, with the GPU to itself."""
-    step()
-    torch.cuda.synchronize()
+    seconds_of(step, "cuda")
     torch.backends.cudnn.benchmark = True  # as nnU-Net's command
 
 
