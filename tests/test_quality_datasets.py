@@ -62,3 +62,26 @@ def test_the_unseen_domain_is_made_of_kept_aside_cases_only(
     assert np.isclose(unseen[label == 0].std(), noise, rtol=0.2)
     sidecar = json.loads((raw / "nnunet_ad.json").read_text())
     assert "made: its images are bSSFP" in json.dumps(sidecar)
+
+
+def make(monkeypatch, tmp_path: Path, *arguments: str) -> Path:
+    """Make a dataset and return its folder."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    done = subprocess.run([sys.executable, SCRIPT, *arguments, "-d", "611"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "raw").iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("dataset", ["cardiac", "faded"])
+def test_all_cases_but_one_can_be_labeled(cardiac, tmp_path, monkeypatch, dataset):
+    few, all_ = (
+        make(monkeypatch, tmp_path / str(len(option)), dataset, "-i", str(cardiac), *option)
+        for option in ((), ("--all-labeled",))
+    )
+    assert all_.name == few.name + "_all_labeled"
+    (fold_of_few,), (fold,) = (json.loads((raw / "splits_final.json").read_text()) for raw in (few, all_))
+    assert fold["train"] == fold_of_few["train"] + fold_of_few["unlabeled"][:-1]
+    assert fold["unlabeled"] == fold_of_few["unlabeled"][-1:]
+    assert fold["val"] == fold_of_few["val"]
+    assert {file.name.split(".")[0] for file in (all_ / "labelsTr").iterdir()} == {*fold["train"], *fold["val"]}

@@ -10,9 +10,12 @@ unlabelled 11 to 20 of the target, kept aside with labels 21 to 30 of the target
 patient. ``dark-blood`` and ``faded`` are domain generalisation on the same cases: labelled are bSSFP 1 and 2 and LGE 3
 and 4, unlabelled bSSFP 5 to 12 and LGE 13 to 20, and kept aside with labels is bSSFP 21 to 30 in an appearance that
 neither has, made since a third sequence is not at hand: blood dark and muscle bright, or little contrast between the
-two, uneven brightness and noise. ``head-neck`` is class-imbalanced (OpenKBP): five organs, since a missing one was not
-contoured. The first seven cases in which all five were are labelled, the others of that kind kept aside, and the rest
-is unlabelled.
+two, uneven brightness and noise. With ``--all-labeled`` all unlabelled cases but one are labelled in these three, to
+see what labels would be worth; one is left as trainers of two streams need it. ``head-neck`` is class-imbalanced
+(OpenKBP): five organs, since a missing one was not contoured. The first seven cases in which all five were are
+labelled, the others of that kind kept aside, and the rest is unlabelled. In its folds 1 and 2 one half of the
+kept-aside cases is labelled, too, and the other kept aside; the unlabelled ones can't be, as organs are missing in
+their labels.
 """
 
 import argparse
@@ -90,6 +93,7 @@ def main() -> None:
     parser.add_argument("-d", dest="dataset_id", type=int, required=True)
     parser.add_argument("--source", choices=("bSSFP", "LGE"), default="bSSFP", help="of cardiac only")
     parser.add_argument("--target", choices=("bSSFP", "LGE"), default="LGE", help="of cardiac only")
+    parser.add_argument("--all-labeled", action="store_true", help="label all cases but one; not of head-neck")
     parser.add_argument("--overwrite", action="store_true")
     arguments = parser.parse_args()
     print(write_dataset(makers[arguments.dataset](arguments), arguments.overwrite))
@@ -99,12 +103,14 @@ def cardiac(arguments: argparse.Namespace) -> Dataset:
     """Describe domain adaptation between the two sequences."""
     source, target = arguments.source, arguments.target
     fold = Fold(numbered(source, 1, 10), numbered(target, 21, 30), numbered(target, 11, 20))
+    if arguments.all_labeled:
+        fold = label_all_but_one(fold)
     return describe(
         arguments,
-        name=f"Cardiac_{source}_to_{target}",
+        name=f"Cardiac_{source}_to_{target}{'_all_labeled' * arguments.all_labeled}",
         labels=CHAMBERS,
         cases=cardiac_cases(fold, arguments.input),
-        fold=fold,
+        folds=(fold,),
         provenance=MS_CMR,
         setting="unsupervised domain adaptation",
     )
@@ -117,6 +123,8 @@ def unseen(arguments: argparse.Namespace, appearance: Appearance) -> Dataset:
         numbered("bSSFP", 21, 30),
         numbered("bSSFP", 5, 12) + numbered("LGE", 13, 20),
     )
+    if arguments.all_labeled:
+        fold = label_all_but_one(fold)
     cases = [
         replace(each, domain=appearance.name, channels=tuple(appearance.of(c, number) for c in each.channels))
         if each.name in fold.val
@@ -125,14 +133,19 @@ def unseen(arguments: argparse.Namespace, appearance: Appearance) -> Dataset:
     ]
     return describe(
         arguments,
-        name=f"Cardiac_to_{appearance.name.replace(' ', '_')}",
+        name=f"Cardiac_to_{appearance.name.replace(' ', '_')}{'_all_labeled' * arguments.all_labeled}",
         labels=CHAMBERS,
         cases=cases,
-        fold=fold,
+        folds=(fold,),
         provenance=MS_CMR,
         setting="semi-supervised domain generalisation",
         notes=(f"the domain {appearance.name} is made: its images are bSSFP with their intensities changed",),
     )
+
+
+def label_all_but_one(fold: Fold) -> Fold:
+    """Return the fold with all of its unlabelled cases but the last labelled."""
+    return replace(fold, train=fold.train + fold.unlabeled[:-1], unlabeled=fold.unlabeled[-1:])
 
 
 def numbered(sequence: str, first: int, last: int) -> tuple[str, ...]:
@@ -153,20 +166,24 @@ def head_neck(arguments: argparse.Namespace) -> Dataset:
     files = {f"pt_{number}": case_files(arguments.input, f"pt_{number}") for number in numbers}
     complete = [name for name in files if set(ORGANS.values()) <= values_in(files[name].label)]
     unlabeled = [name for name in files if name not in complete]
+    labeled, kept_aside = tuple(complete[:7]), tuple(complete[7:])
+    half = len(kept_aside) // 2
+    splits = ((labeled, kept_aside), (labeled + kept_aside[:half], kept_aside[half:]))
+    splits += ((labeled + kept_aside[half:], kept_aside[:half]),)
     return describe(
         arguments,
         name="HeadNeckCT",
         labels={"background": 0} | {name: value for value, name in enumerate(ORGANS, start=1)},
         cases=[case(name, "CT", files, unlabeled, arguments.input, read_organs) for name in files],
-        fold=Fold(tuple(complete[:7]), tuple(complete[7:]), tuple(unlabeled)),
+        folds=tuple(Fold(train, val, tuple(unlabeled)) for train, val in splits),
         provenance=Provenance("OpenKBP", "Organs at risk in CT of head and neck", "", ""),
         setting="class-imbalanced semi-supervised",
     )
 
 
-def describe(arguments: argparse.Namespace, *, cases: Sequence[Case], fold: Fold, **what) -> Dataset:
+def describe(arguments: argparse.Namespace, *, cases: Sequence[Case], **what) -> Dataset:
     """Return the dataset; each image is normalised by itself, whatever its modality."""
-    return Dataset(arguments.dataset_id, channel_names=("zscore",), cases=tuple(cases), folds=(fold,), **what)
+    return Dataset(arguments.dataset_id, channel_names=("zscore",), cases=tuple(cases), **what)
 
 
 def case_files(folder: Path, name: str) -> CaseFiles:
