@@ -85,3 +85,24 @@ def test_all_cases_but_one_can_be_labeled(cardiac, tmp_path, monkeypatch, datase
     assert fold["unlabeled"] == fold_of_few["unlabeled"][-1:]
     assert fold["val"] == fold_of_few["val"]
     assert {file.name.split(".")[0] for file in (all_ / "labelsTr").iterdir()} == {*fold["train"], *fold["val"]}
+
+
+def test_half_of_the_kept_aside_cases_of_head_and_neck_are_labeled_in_other_folds(tmp_path, monkeypatch):
+    organs = np.array([0, 1, 2, 3, 4, 5, 6, 7], dtype=np.uint8).reshape(2, 2, 2)
+    for kind in ("images", "masks"):
+        (tmp_path / "HeadNeckCT" / kind).mkdir(parents=True)
+    for number in range(1, 13):
+        label = organs if number <= 10 else np.where(organs == 7, 0, organs).astype(np.uint8)
+        for kind, voxels in (("images", organs.astype(np.float32)), ("masks", label)):
+            file = tmp_path / "HeadNeckCT" / kind / f"pt_{number}.nii.gz"
+            sitk.WriteImage(sitk.GetImageFromArray(voxels), file)
+    raw = make(monkeypatch, tmp_path, "head-neck", "-i", str(tmp_path / "HeadNeckCT"))
+    first, *others = json.loads((raw / "splits_final.json").read_text())
+    assert first["train"] == [f"pt_{number}" for number in range(1, 8)]
+    assert first["val"] == ["pt_8", "pt_9", "pt_10"]
+    assert sorted(name for fold in others for name in fold["val"]) == sorted(first["val"])
+    for fold in others:
+        assert not set(fold["train"]) & set(fold["val"])
+        assert set(fold["train"]) | set(fold["val"]) == set(first["train"]) | set(first["val"])
+        assert set(first["train"]) < set(fold["train"])
+        assert fold["unlabeled"] == first["unlabeled"] == ["pt_11", "pt_12"]

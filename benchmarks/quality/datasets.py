@@ -201,7 +201,7 @@ def case(
 
 def values_in(file: Path) -> set[int]:
     """Return the values of a label map."""
-    return set(np.unique(sitk.GetArrayViewFromImage(read_volume(file))).tolist())
+    return set(np.unique(sitk.GetArrayFromImage(read_volume(file))).tolist())
 
 
 def read_organs(file: Path) -> sitk.Image:
