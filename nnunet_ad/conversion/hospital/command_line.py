@@ -20,7 +20,7 @@ from nnunet_ad.conversion.hospital.checks import MIN_SIZE
 from nnunet_ad.conversion.hospital.convert import Outcome, convert
 from nnunet_ad.conversion.hospital.options import Options
 from nnunet_ad.conversion.hospital.plan import ALL_FRAMES, Frames
-from nnunet_ad.conversion.writer import raw_folder
+from nnunet_ad.conversion.writer import check_target, raw_folder
 
 SCRIPT = "convert_hospital_data.py"
 LAYOUTS = """\
@@ -184,8 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--folds",
         type=_positive,
         metavar="N",
-        help="cross-validation with N folds (default: one fold; val is a fifth of ten or more labelled cases, or the "
-        "labelled cases themselves)",
+        help="cross-validation with N folds (default: one fold; val is about a fifth of ten or more labelled cases, or "
+        "the labelled cases themselves)",
     )
     splits.add_argument("--seed", type=int, default=0, help="seed of the folds (default: %(default)s)")
 
@@ -290,6 +290,10 @@ def _print_outcome(outcome: Outcome, options: Options, show_paths: bool) -> int:
         for file in outcome.dataset.files():
             print(f"{outcome.dataset.folder_name}/{file}")
         print(f"would write {_summary(outcome.dataset)}")
+        try:
+            check_target(options.dataset_id, options.name, options.overwrite)
+        except ConversionError as error:
+            print(f"but {error}")
         return 0
     print(f"wrote {_summary(outcome.dataset)}")
     for note in outcome.dataset.notes:

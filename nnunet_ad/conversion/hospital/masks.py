@@ -20,7 +20,7 @@ from nnunet_ad.conversion.hospital.grid import Grid, on_grid
 from nnunet_ad.conversion.hospital.images import check_file
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import composed, split_mask_name
-from nnunet_ad.conversion.volume_files import image_suffix, read_file, stem
+from nnunet_ad.conversion.volume_files import image_suffix, num_frames, read_file, stem
 from nnunet_ad.conversion.volumes import map_label_values
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ class MaskSource:
         files: The files, at least one.
         case: The name of the case in the input, which file names may begin with.
         frame: Number of the volume in a 4-D file, or None.
+        num_frames: How many volumes of the image become cases.
     """
 
     files: tuple[Path, ...]
     case: str
     frame: int | None = None
+    num_frames: int = 1
 
     def check_intact(self) -> None:
         """Check that the files are whole; DICOM objects are checked when they are read.
@@ -149,7 +151,18 @@ class MaskSource:
         yield from _read_dicom(file, grid, options)
 
     def _read_file(self, file: Path) -> sitk.Image:
-        return read_file(file, self.frame)
+        return read_file(file, self._frame_in(file))
+
+    def _frame_in(self, file: Path) -> int | None:
+        """Return which volume of a file is the mask; the only one where it was drawn on one volume of the image."""
+        if self.frame is None or num_frames(file) > 1:
+            return self.frame
+        if self.num_frames > 1:
+            raise ConversionError(
+                f"the mask is one volume, but {self.num_frames} volumes of the image become cases; choose the volume "
+                "that it was drawn on, as by --frames 0, or give a mask with all volumes"
+            )
+        return None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def plan_cases(dataset_name: str, sources: Sequence[Source], frames: Frames) -> 
             source, chosen = replace(source, error=error), (None,)
         for frame in chosen:
             channels = () if source.error else tuple(Channel(each, frame) for each in source.channels)
-            mask = MaskSource(source.masks, source.name, frame) if source.masks and not source.error else None
+            has_mask = source.masks and not source.error
+            mask = MaskSource(source.masks, source.name, frame, len(chosen)) if has_mask else None
             words = position if frame is None else f"{position}, frame {frame}"
             unnamed.append(PlannedCase("", source, channels, mask, words))
     width = max(4, len(str(len(unnamed))))

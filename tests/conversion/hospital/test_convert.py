@@ -120,6 +120,8 @@ def test_an_existing_dataset_is_kept_without_overwrite(hospital, raw, capsys):
     (raw / NAME / "mine.txt").write_text("mine")
     assert convert(hospital) == 1
     assert "--overwrite" in capsys.readouterr().err
+    assert convert(hospital, "--dry-run") == 0
+    assert f"but {NAME} already exists in nnUNet_raw; add --overwrite" in capsys.readouterr().out
     assert files_below(raw) == [f"{NAME}/mine.txt"]
     assert convert(hospital, "--overwrite") == 0
     assert files_below(raw / NAME) == EXPECTED_FILES
@@ -286,6 +288,21 @@ def test_frames_of_4d_files_become_cases(frames, expected, hospital, raw):
         assert found.GetDimension() == 3
         np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays("eva")[0] + 10 * frame)
         np.testing.assert_allclose(found.GetOrigin(), make_volume(make_arrays("eva")[0], "eva").GetOrigin(), atol=1e-4)
+
+
+def test_a_3d_mask_belongs_to_the_volume_that_was_chosen(hospital, raw, refused):
+    for path in (hospital / "labeled" / "images").iterdir():
+        change(path, lambda volume: sitk.JoinSeries([volume + 10 * i for i in range(3)], 0.0, 1.0))
+    for frames in (("all",), (0, 2)):
+        words = f"the mask is one volume, but {3 if frames == ('all',) else 2} volumes of the image become cases"
+        refused(convert(hospital, "--frames", *frames), "Liver_0001", words, "as by --frames 0")
+    assert convert(hospital, "--frames", 2) == 0
+    found = (
+        written(raw, f"{folder}/Liver_0001{end}.nii.gz") for folder, end in (("imagesTr", "_0000"), ("labelsTr", ""))
+    )
+    image, label = map(sitk.GetArrayFromImage, found)
+    np.testing.assert_array_equal(image, make_arrays("ann")[0] + 20)
+    np.testing.assert_array_equal(label, make_arrays("ann")[1])
 
 
 def test_a_4d_file_with_a_single_volume_is_one(hospital, raw):
