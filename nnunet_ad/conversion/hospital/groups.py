@@ -124,8 +124,8 @@ def make_folds(
         labeled: Names of the labelled cases.
         unlabeled: Names of the unlabelled cases.
         patients: Patient of each case.
-        num_folds: Number of folds of a cross-validation. None makes one fold: a fifth of the labelled cases is kept
-            aside as ``val`` where there are at least ten cases and two patients; otherwise all train and validate.
+        num_folds: Number of folds of a cross-validation. None makes one fold: about a fifth of the labelled cases is
+            kept aside as ``val`` where there are at least ten cases and two patients; otherwise all train and validate.
         seed: Seed of the division.
 
     Raises:
@@ -142,8 +142,10 @@ def make_folds(
     if num_folds is None and (len(labeled) < MIN_CASES_TO_KEEP_ASIDE or len(cases_of) < 2):
         return (Fold(tuple(labeled), tuple(labeled), tuple(unlabeled)),)
     parts = _divide(cases_of, num_folds or min(SHARE_KEPT_ASIDE, len(cases_of)), seed)
+    if num_folds is None:
+        parts = [min(parts, key=lambda part: abs(len(part) - len(labeled) / SHARE_KEPT_ASIDE))]
     folds = []
-    for part in parts if num_folds else parts[:1]:
+    for part in parts:
         val_patients = {patients[name] for name in part}
         folds.append(
             Fold(
@@ -156,7 +158,7 @@ def make_folds(
 
 
 def _divide(cases_of: Mapping[str, list[str]], num_parts: int, seed: int) -> list[set[str]]:
-    """Divide patients into parts of about as many cases, the last being the smallest."""
+    """Divide patients into parts of about as many cases, as far as patients with many allow."""
     groups = [cases_of[patient] for patient in sorted(cases_of, key=lambda patient: cases_of[patient][0])]
     random.Random(seed).shuffle(groups)
     parts: list[set[str]] = [set() for _ in range(num_parts)]

@@ -42,7 +42,8 @@ class Structure:
     def is_called(self, name: str) -> bool:
         """Return whether a file, segment or contour of this name is this structure, whatever the case."""
         (name,) = _folded([name])
-        return any(fnmatchcase(name, source) for source in _folded(self.sources) if source != ANYTHING)
+        patterns = (source.replace("[", "[[]") for source in _folded(self.sources) if source != ANYTHING)
+        return any(fnmatchcase(name, pattern) for pattern in patterns)  # [ stands for itself
 
 
 @dataclass(frozen=True)

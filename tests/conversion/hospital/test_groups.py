@@ -36,6 +36,14 @@ def test_of_ten_or_more_a_fifth_is_kept_aside(count, expected):
     assert sorted((*fold.train, *fold.val)) == labeled and fold.validation == VALIDATION_KEPT_ASIDE
 
 
+@pytest.mark.parametrize(("sizes", "expected"), [((9, 1), 1), ((6, 1, 1, 1, 1, 1, 1), 2), ((5, 5, 5, 5), 5)])
+def test_a_patient_with_many_cases_is_not_kept_aside_for_that(sizes, expected):
+    patients = {f"l{who}_{number:02d}": str(who) for who, size in enumerate(sizes) for number in range(size)}
+    for seed in range(5):
+        (fold,) = make_folds(list(patients), [], patients, None, seed)
+        assert len(fold.val) == expected
+
+
 def test_folds_are_those_of_the_seed():
     labeled = [f"l{i:02d}" for i in range(20)]
     folds = [make_folds(labeled, [], own_patients(labeled), 4, seed) for seed in (0, 0, 1)]
@@ -175,6 +183,12 @@ def test_the_examples_of_the_help_and_the_documentation_are_read(tmp_path):
     for example in examples:
         (tmp_path / "labels.json").write_text(example)
         assert read_labels(tmp_path / "labels.json").number_of(["liver"]) == 1
+
+
+def test_brackets_in_a_source_stand_for_themselves(tmp_path):
+    (tmp_path / "labels.json").write_text('{"low": {"sources": ["CTV[high]"]}, "high": {"sources": ["GTV [*Gy]"]}}')
+    labels = read_labels(tmp_path / "labels.json")
+    assert [labels.number_of([name]) for name in ("ctv[HIGH]", "GTV [70Gy]", "CTVh", "GTV 7")] == [1, 2, None, None]
 
 
 def test_a_structure_may_name_a_source_twice_and_the_file_may_begin_with_a_mark(tmp_path):
