@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nnunet_ad.model_sharing.import_weights import Import, Target
 
+PLANS, CONFIGURATION = "nnUNetPlans", "3d_fullres"
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the sub-command to the command line."""
@@ -24,12 +26,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         dest="dataset",
         help="dataset to train on (default: plans and labels in the checkpoint)",
     )
-    parser.add_argument(
-        "-p", metavar="PLANS", dest="plans", default="nnUNetPlans", help="with -d (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-c", metavar="CONFIGURATION", dest="configuration", default="3d_fullres", help="with -d (default: %(default)s)"
-    )
+    parser.add_argument("-p", metavar="PLANS", dest="plans", help=f"with -d (default: {PLANS})")
+    parser.add_argument("-c", metavar="CONFIGURATION", dest="configuration", help=f"with -d (default: {CONFIGURATION})")
     parser.set_defaults(run=run)
 
 
@@ -56,8 +54,11 @@ def _target(arguments: argparse.Namespace) -> "Target | None":
     from nnunet_ad.model_sharing.import_weights import Target
 
     if arguments.dataset is None:
+        if arguments.plans is not None or arguments.configuration is not None:
+            raise ValueError("-p and -c are of a dataset's plans; name the dataset with -d, or leave them out.")
         return None
-    return Target.of_dataset(maybe_convert_to_dataset_name(arguments.dataset), arguments.plans, arguments.configuration)
+    name = maybe_convert_to_dataset_name(arguments.dataset)
+    return Target.of_dataset(name, arguments.plans or PLANS, arguments.configuration or CONFIGURATION)
 
 
 def _print(found: "Import") -> None:

@@ -121,6 +121,8 @@ def test_what_does_not_fit_is_refused(save_training, dataset, capsys):
     assert "is of nnUNetTrainerAD already" in capsys.readouterr().err
     assert main(["import-weights", str(stock), out, "-d", "500", "-p", "Nothing"]) == 1
     assert "Nothing.json" in capsys.readouterr().err
+    assert main(["import-weights", str(stock), out, "-c", "2d"]) == 1
+    assert "name the dataset with -d" in capsys.readouterr().err
     torch.save({"network_weights": {"encoder.a": torch.zeros(1)}}, stock)
     assert main(["import-weights", str(stock), out]) == 1
     assert "name the dataset to train on with -d, -p and -c" in capsys.readouterr().err
