@@ -3,16 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+LEFT_OVERS = ".unfinished_*"  # what killed processes leave
 
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
     """Give a hidden name beside a file to write under; it becomes the file if all goes well, else nothing of it stays.
 
-    The ending is the file's, since some libraries choose the format by it.
+    Each writer has a name of its own, so that of several at the same time one wins with a whole file. The ending is
+    the file's, since some libraries choose the format by it.
     """
-    temporary = file.with_name(f".{file.name}")
-    temporary.unlink(missing_ok=True)
+    temporary = file.with_name(f".unfinished_{uuid4().hex[:8]}_{file.name}")
     try:
         yield temporary
         temporary.replace(file)

@@ -25,13 +25,15 @@ LAYERS = {
 }
 MIDDLE = {"data", "augmentation", "network", "planning", "evaluation", "conversion", "testing"}
 LAYERS |= dict.fromkeys(MIDDLE, MIDDLE | PURE | WHOLE_FILE)
-LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE
+LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE | WHOLE_FILE
 LAYERS["ranking"] = {"data", "network", "trainer"} | PURE | WHOLE_FILE
 LAYERS["model_sharing"] = {"network"} | PURE | WHOLE_FILE
 LAYERS["external_trainers"] = {"trainer"}
-LAYERS["report"] = {"evaluation"}
+LAYERS["report"] = {"evaluation"} | WHOLE_FILE
 LAYERS["train"] = {"network", "trainer"}
-LAYERS["cli"] = MIDDLE | PURE | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
+LAYERS["cli"] = (
+    MIDDLE | PURE | WHOLE_FILE | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
+)
 
 
 def _imported_modules(path):

@@ -25,8 +25,13 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_what_a_killed_process_left_is_not_added_to(tmp_path):
-    (tmp_path / ".a.txt").write_text("left")
-    with written_whole(tmp_path / "a.txt") as temporary, temporary.open("a") as stream:
-        stream.write("new")
-    assert (tmp_path / "a.txt").read_text() == "new"
+def test_of_two_writers_at_once_each_writes_a_whole_file(tmp_path):
+    file = tmp_path / "a.txt"
+    with written_whole(file) as first:
+        first.write_text("first")
+        with written_whole(file) as second:
+            second.write_text("second")
+            assert first.read_text() == "first"
+        assert file.read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_text() == "first"

@@ -35,11 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from nnunet_ad.evaluation.compare import compare, read_result
     from nnunet_ad.evaluation.published import load_benchmarks
+    from nnunet_ad.whole_file import written_whole
 
     results = [read_result(path) for path in arguments.results]
     report = compare(results, load_benchmarks()[arguments.benchmark])
     print(report.as_text())
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(report.as_markdown(), encoding="utf-8")
+        with written_whole(arguments.output) as temporary:
+            temporary.write_text(report.as_markdown(), encoding="utf-8")
     return 0

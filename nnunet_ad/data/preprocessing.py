@@ -28,7 +28,7 @@ from tqdm import tqdm
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.images import num_channels
-from nnunet_ad.whole_file import written_whole
+from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
@@ -115,6 +115,8 @@ def preprocess_unlabeled(
     with FileLock(preprocessing.folder.with_name(preprocessing.folder.name + ".lock")):
         todo = missing_cases(preprocessing, images)
         preprocessing.folder.mkdir(exist_ok=True)
+        for file in preprocessing.folder.glob(LEFT_OVERS):
+            file.unlink()
         jobs = [(preprocessing, case, [str(file) for file in images[case]]) for case in todo]
         for _ in tqdm(_run(jobs, num_processes), total=len(jobs), desc="Preprocessing unlabelled cases"):
             pass
@@ -151,6 +153,12 @@ def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
     cases = sorted(file.stem for file in preprocessing.folder.glob("*.pkl"))
     stamps = {case: _stamp_if_whole(preprocessing, case) for case in cases}
     return {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
+
+
+def is_made_by_other_plans(preprocessing: UnlabeledPreprocessing) -> bool:
+    """Return whether the folder has a whole case that was preprocessed otherwise."""
+    stamps = (_stamp_if_whole(preprocessing, file.stem) for file in preprocessing.folder.glob("*.pkl"))
+    return any(stamp is not None and stamp["key"] != preprocessing.key for stamp in stamps)
 
 
 def intensities_of(image: np.ndarray) -> dict[str, list[float]]:

@@ -18,6 +18,7 @@ from nnunet_ad.evaluation.result import Evaluation, Row, Run
 from nnunet_ad.evaluation.scoring import Outcome
 from nnunet_ad.evaluation.statistics import Summary
 from nnunet_ad.evaluation.tables import NO_NUMBER, Table, number
+from nnunet_ad.whole_file import written_whole
 
 FORMAT_VERSION = 1
 JSON_FILE, CASES_FILE, SUMMARY_FILE, MARKDOWN_FILE = "evaluation.json", "cases.csv", "summary.csv", "table.md"
@@ -25,17 +26,18 @@ MEAN = "mean"
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``evaluation.json``, ``cases.csv``, ``summary.csv`` and ``table.md`` and return their paths.
+    """Write ``evaluation.json``, ``cases.csv``, ``summary.csv`` and ``table.md``, each as a whole; return their paths.
 
     Raises:
         OSError: the folder or a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / JSON_FILE).write_text(content + "\n", encoding="utf-8")
     _write_csv(folder / CASES_FILE, _case_lines(evaluation))
     _write_csv(folder / SUMMARY_FILE, _summary_lines(evaluation))
-    (folder / MARKDOWN_FILE).write_text(as_markdown(evaluation), encoding="utf-8")
+    content = json.dumps(as_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
+    for name, text in ((MARKDOWN_FILE, as_markdown(evaluation)), (JSON_FILE, content + "\n")):
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in (JSON_FILE, CASES_FILE, SUMMARY_FILE, MARKDOWN_FILE)]
 
 
@@ -284,5 +286,5 @@ def _raw(value: float) -> float | str:
 
 
 def _write_csv(path: Path, lines: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)

@@ -19,6 +19,7 @@ from nnunet_ad.report.progress import PROGRESS_FILE, read_progress
 from nnunet_ad.report.scores import RankedCase, rank, score
 from nnunet_ad.report.sources import Sources, find_sources
 from nnunet_ad.report.summary import summarise
+from nnunet_ad.whole_file import written_whole
 
 _BOXES = ("Dice", "HD95")
 _CURVES_PICTURE = "progress_ad.png"
@@ -52,7 +53,8 @@ def write_report(
         raise ValueError(f"{output} is a folder; name the HTML file to write.")
     page = make_page(find_sources(folder, references, dataset, images), processes, progress)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page.as_html(), encoding="utf-8")
+    with written_whole(output) as temporary:
+        temporary.write_text(page.as_html(), encoding="utf-8")
     return page
 
 

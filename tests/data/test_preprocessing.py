@@ -14,6 +14,7 @@ from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
 from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, usable_cases
+from nnunet_ad.whole_file import LEFT_OVERS
 
 
 @pytest.fixture
@@ -110,6 +111,13 @@ def test_the_mask_is_written_where_the_plans_normalise_inside_it(preprocessing_w
     image, mask = UnlabeledDataset(preprocessing.folder, [case], with_mask=True).load_case(case)
     assert mask.shape == image.shape
     assert set(np.unique(mask[:])) <= {-1, 0}
+
+
+def test_what_a_killed_process_left_is_removed(preprocessing, images):
+    preprocessing.folder.mkdir(parents=True)
+    (preprocessing.folder / ".unfinished_0123abcd_u1.b2nd").touch()
+    preprocess_unlabeled(preprocessing, images, num_processes=1)
+    assert not list(preprocessing.folder.glob(LEFT_OVERS))
 
 
 def test_folds_that_start_at_once_do_the_work_once(preprocessing, images, monkeypatch):
