@@ -95,7 +95,8 @@ def _cases(model: Any, arguments: argparse.Namespace) -> Iterator[Any]:
     from nnunet_ad.ranking.cases import cases_of_fold, cases_of_folder
 
     if arguments.images is None:
-        yield cases_of_fold(model, arguments.configuration, arguments.fold, print)
+        with cases_of_fold(model, arguments.configuration, arguments.fold, arguments.output, print) as dataset:
+            yield dataset
         return
     with cases_of_folder(model, arguments.configuration, arguments.images, arguments.output) as dataset:
         yield dataset

@@ -46,9 +46,7 @@ def preprocessing_of(
 
 def prepare_unlabeled(
     folders: DatasetFolders,
-    plans: PlansManager,
-    configuration: str,
-    dataset_json: dict,
+    preprocessing: UnlabeledPreprocessing,
     fold: int | str,
     train: Sequence[str],
     val: Sequence[str],
@@ -60,9 +58,7 @@ def prepare_unlabeled(
 
     Args:
         folders: Of the dataset.
-        plans: Of the dataset.
-        configuration: Name of the configuration.
-        dataset_json: Content of dataset.json.
+        preprocessing: How the cases are preprocessed, and where they go.
         fold: Number of the fold, or ``"all"``.
         train: Labelled training cases of the fold.
         val: Validation cases of the fold.
@@ -71,7 +67,7 @@ def prepare_unlabeled(
     Raises:
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
     """
-    preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
+    dataset_json = preprocessing.dataset_json
     images = {} if folders.raw is None else unlabeled_images(folders.raw, dataset_json)
     usable = usable_cases(preprocessing) if folders.raw is None else {}
 

@@ -2,24 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
 from nnunet_ad.data.images import images_of_folder
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled
-from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled
+from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, is_made_by_other_plans, preprocess_unlabeled
+from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, preprocessing_of
 from nnunet_ad.ranking.model import TrainedModel
 
 
-def cases_of_fold(model: TrainedModel, configuration: str, fold: int | str, log: Log) -> UnlabeledDataset:
-    """Return the unlabelled cases of the fold as training uses them; what is not preprocessed yet is now.
+@contextmanager
+def cases_of_fold(
+    model: TrainedModel, configuration: str, fold: int | str, workspace: Path, log: Log
+) -> Iterator[UnlabeledDataset]:
+    """Give the unlabelled cases of the fold as training uses them; what is not preprocessed yet is now.
+
+    Where the dataset was planned anew since, what lies there is for other trainings, which may be running: then all
+    cases are preprocessed apart, for as long as the context lasts.
 
     Args:
         model: The training.
         configuration: Its configuration.
         fold: Its fold.
+        workspace: Existing folder in which a temporary one is made.
         log: Takes each line for the user.
 
     Raises:
@@ -28,7 +36,12 @@ def cases_of_fold(model: TrainedModel, configuration: str, fold: int | str, log:
     predictor = model.predictor
     folders = DatasetFolders.of(predictor.plans_manager.dataset_name)
     check_fold_exists(fold, folders.preprocessed)
-    return prepare_unlabeled(folders, predictor.plans_manager, configuration, predictor.dataset_json, fold, (), (), log)
+    preprocessing = preprocessing_of(folders, predictor.plans_manager, configuration, predictor.dataset_json)
+    with TemporaryDirectory(prefix=".preprocessed_", dir=workspace) as temporary:
+        if folders.raw is not None and is_made_by_other_plans(preprocessing):
+            log("The dataset was planned anew since this training: its unlabelled cases are preprocessed apart.")
+            preprocessing = replace(preprocessing, folder=Path(temporary) / "images")
+        yield prepare_unlabeled(folders, preprocessing, fold, (), (), log)
 
 
 @contextmanager

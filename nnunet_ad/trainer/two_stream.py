@@ -22,7 +22,7 @@ from nnunet_ad.data.domain_gap import domain_gap
 from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists, check_labeled_cases
 from nnunet_ad.data.labeled import check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
-from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled
+from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled, preprocessing_of
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.network.averaging import MovingAverage
 from nnunet_ad.trainer import checkpoints, curves, provenance
@@ -187,11 +187,10 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         labeled, val = super().get_tr_and_val_datasets()
         fold_of_dataset = f"fold {self.fold} of {self.plans_manager.dataset_name}"
         check_labeled(labeled, val, self.label_manager, fold_of_dataset, self.print_to_log_file)
+        folders = DatasetFolders.of(self.plans_manager.dataset_name)
         self.unlabeled_dataset = prepare_unlabeled(
-            DatasetFolders.of(self.plans_manager.dataset_name),
-            self.plans_manager,
-            self.configuration_name,
-            self.dataset_json,
+            folders,
+            preprocessing_of(folders, self.plans_manager, self.configuration_name, self.dataset_json),
             self.fold,
             labeled.identifiers,
             val.identifiers,

@@ -229,6 +229,23 @@ def test_a_file_without_the_number_of_its_channel_is_named(trained, tmp_path, ca
     assert "such as patient_1_0000.nii.gz" in error_of(capsys)
 
 
+def test_cases_that_other_trainings_use_stay_as_they_are_after_planning_anew(trained, tmp_path, capsys):
+    assert rank(tmp_path / "first", "--steps", "1", "--top", "0") == 0
+    folder = trained / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres_unlabeled"
+    files = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(folder.iterdir())}
+    (plans_file,) = (trained / "nnUNet_results").rglob("plans.json")
+    plans = json.loads(plans_file.read_text())
+    spacing = plans["configurations"][CONFIGURATION]["spacing"]
+    plans["configurations"][CONFIGURATION]["spacing"] = [2 * spacing[0], *spacing[1:]]
+    plans_file.write_text(json.dumps(plans))
+    capsys.readouterr()
+    assert rank(tmp_path / "second", "--steps", "1", "--top", "0") == 0
+    assert "was planned anew since this training" in capsys.readouterr().out
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(folder.iterdir())} == files
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["ranking.csv"]
+    assert len(read(tmp_path / "second")) == len(read(tmp_path / "first"))
+
+
 def test_an_unreadable_image_is_named(trained, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken_0000.nii.gz").write_bytes(b"not an image")
