@@ -12,6 +12,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
 from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.whole_file import written_whole
 
 _FIRST = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -32,8 +33,8 @@ def central_patch(dataset: UnlabeledDataset, patch_size: list[int]) -> tuple[str
 
 
 def write(folder: Path, epoch: int, case: str, image: Tensor, label_maps: dict[str, Tensor]) -> None:
-    """Write one snapshot; ``label_maps`` are (1, *spatial)."""
+    """Write one snapshot as a whole; ``label_maps`` are (1, *spatial)."""
     folder.mkdir(exist_ok=True)
     arrays = {name: label_map[0].cpu().numpy().astype(np.uint8) for name, label_map in label_maps.items()}
-    file = folder / f"epoch_{epoch + 1:04d}.npz"
-    np.savez_compressed(file, case=case, image=image[0].cpu().numpy(), **arrays)
+    with written_whole(folder / f"epoch_{epoch + 1:04d}.npz") as file:
+        np.savez_compressed(file, case=case, image=image[0].cpu().numpy(), **arrays)

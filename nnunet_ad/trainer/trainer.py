@@ -1,5 +1,6 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -272,6 +273,12 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             {"params": list(labeled.parameters()), "relative_rate": self.config.labeled_rate},
         ]
 
+    def on_train_start(self) -> None:
+        """As the base; a new training removes the snapshots of an earlier one, which may be of other patches."""
+        super().on_train_start()
+        if self.local_rank == 0 and self.current_epoch == 0:
+            shutil.rmtree(self._snapshots, ignore_errors=True)
+
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""
         super().on_train_epoch_start()
@@ -311,6 +318,10 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             self._write_snapshot()
         super().on_epoch_end()
 
+    @property
+    def _snapshots(self) -> Path:
+        return Path(self.output_folder) / "snapshots"
+
     @torch.no_grad()
     def _write_snapshot(self) -> None:
         case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
@@ -323,7 +334,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         label_maps = {"xi": p_xi, "psi": p_psi, "theta": theta}
         label_maps = {name: hard_labels(logits) for name, logits in label_maps.items()}
         label_maps["pseudo_label"] = self.ensemble(p_xi, p_psi, self.generator)
-        snapshots.write(Path(self.output_folder) / "snapshots", self.current_epoch, case, x_u, label_maps)
+        snapshots.write(self._snapshots, self.current_epoch, case, x_u, label_maps)
 
     def _over_ranks(self, counts: np.ndarray) -> np.ndarray:
         if not self.is_ddp:

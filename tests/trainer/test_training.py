@@ -311,6 +311,9 @@ def test_the_canvas_of_a_picture_does_not_outlive_its_epoch(make_trainer):
 
 def test_keeps_one_unlabeled_patch_as_the_decoders_see_it(make_trainer):
     trainer = make_trainer(two_epochs())
+    of_another_training = Path(trainer.output_folder) / "snapshots" / "epoch_0300.npz"
+    of_another_training.parent.mkdir(parents=True)
+    of_another_training.touch()
     trainer.run_training()
     files = sorted((Path(trainer.output_folder) / "snapshots").iterdir())
     assert [file.name for file in files] == ["epoch_0001.npz", "epoch_0002.npz"]
