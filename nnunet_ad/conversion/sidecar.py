@@ -26,6 +26,7 @@ from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.dataset import Dataset
 
 FORMAT_VERSION = 1
+UNSPECIFIED = "unspecified"  # domain of a case of which none is known
 
 
 def make_sidecar(dataset: Dataset) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def read_dataset(identifier: str) -> DatasetDescription:
     Raises:
         ValueError: there is no such dataset, or one of its files cannot be understood.
     """
-    folder = _find_folder(identifier)
+    folder = find_dataset(identifier)
     name = folder.resolve().name
     labels = labels_of_dataset(_read_json(folder / DATASET_JSON, name), f"{DATASET_JSON} of {name}")
     sidecar = folder / SIDECAR_JSON
@@ -47,10 +47,18 @@ def read_dataset(identifier: str) -> DatasetDescription:
     return DatasetDescription(name, labels, domains)
 
 
-def _find_folder(identifier: str) -> Path:
+def find_dataset(identifier: str) -> Path:
+    """Return the folder of a dataset, see :func:`read_dataset`; a name in ``$nnUNet_raw`` goes before a folder.
+
+    Raises:
+        ValueError: there is no such dataset.
+    """
     if re.fullmatch(r"\d{1,3}", identifier):
         return _in_raw(f"Dataset{int(identifier):03d}_*", f"dataset {identifier}")
     folder = Path(identifier)
+    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (the host's spelling)
+    if raw and folder.name == identifier and (Path(raw) / identifier / DATASET_JSON).is_file():
+        return Path(raw) / identifier
     if folder.is_dir():
         if not (folder / DATASET_JSON).is_file():
             raise ValueError(f"the folder {identifier} has no {DATASET_JSON}; pass a dataset's folder, number or name.")

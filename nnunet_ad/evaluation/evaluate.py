@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_ad.conversion.sidecar import UNSPECIFIED
 from nnunet_ad.evaluation.cases import Pairing, find_cases, pair_cases
 from nnunet_ad.evaluation.dataset import DatasetDescription, read_dataset
 from nnunet_ad.evaluation.labels import LabelDefinition, labels_of_values
@@ -104,6 +105,8 @@ def _score(
 
 def _domains(description: DatasetDescription | None, runs: Sequence[Run]) -> dict[str, str]:
     """Return the domain of each scored case, or nothing where the dataset states no domains."""
-    if description is None or not description.domains:
+    if description is None:
         return {}
-    return {scored.case: description.domains.get(scored.case, NO_DOMAIN) for run in runs for scored in run.cases}
+    cases = {scored.case for run in runs for scored in run.cases}
+    stated = {case: domain for case, domain in description.domains.items() if domain != UNSPECIFIED}
+    return {case: stated.get(case, NO_DOMAIN) for case in sorted(cases)} if cases & stated.keys() else {}

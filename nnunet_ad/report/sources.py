@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ad.evaluation.cases import ENDINGS, find_cases
-from nnunet_ad.evaluation.dataset import DATASET_JSON, SIDECAR_JSON, read_dataset
+from nnunet_ad.evaluation.dataset import DATASET_JSON, SIDECAR_JSON, find_dataset, read_dataset
 
 SPLITS_JSON, PLANS_JSON = "splits_final.json", "plans.json"
 
@@ -146,8 +146,8 @@ def _of_predictions(folder: Path, references: Path | None, dataset: str | None, 
 
 def _folder_of(dataset: str) -> Path:
     """Return the folder of a dataset given by number, name or folder, all of which `read_dataset` checks."""
-    name = read_dataset(dataset).name
-    return Path(dataset).resolve() if Path(dataset).is_dir() else Path(os.environ["nnUNet_raw"]) / name  # noqa: SIM112
+    read_dataset(dataset)
+    return find_dataset(dataset).resolve()
 
 
 def _in_variable(variable: str, name: str) -> Path | None:

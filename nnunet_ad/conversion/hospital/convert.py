@@ -15,7 +15,6 @@ from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.cohort import check_cohort
 from nnunet_ad.conversion.hospital.findings import Finding, Severity, SourceError
 from nnunet_ad.conversion.hospital.groups import (
-    NO_DOMAIN,
     look_up,
     make_folds,
     patient_of,
@@ -32,6 +31,7 @@ from nnunet_ad.conversion.hospital.reading import Reading, digest
 from nnunet_ad.conversion.hospital.report import Report, check_report_folder, write_report
 from nnunet_ad.conversion.hospital.sources import Rules, Source, find_sources
 from nnunet_ad.conversion.hospital.survey import SurveyedCase, channel_part, survey_cases
+from nnunet_ad.conversion.sidecar import UNSPECIFIED
 from nnunet_ad.conversion.writer import check_target, raw_folder, write_dataset
 
 PROVENANCE_TEXT = "Images and masks of a hospital, converted without names; case names say nothing about patients."
@@ -226,7 +226,7 @@ def _assign_patients(
 def _assign_domains(surveyed: Sequence[SurveyedCase], table: dict[str, str] | None) -> dict[str, str]:
     domains = {}
     for each in surveyed:
-        domains[each.case.name] = NO_DOMAIN
+        domains[each.case.name] = UNSPECIFIED
         if table is not None:
             try:
                 domains[each.case.name] = look_up(each.case.source, table, "domain")

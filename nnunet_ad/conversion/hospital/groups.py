@@ -17,7 +17,6 @@ from nnunet_ad.conversion.volume_files import image_suffix, stem
 
 MIN_CASES_TO_KEEP_ASIDE = 10  # labelled; fewer all train, and validate
 SHARE_KEPT_ASIDE = 5  # a fifth
-NO_DOMAIN = "unspecified"
 
 
 def read_table(path: Path, column: str) -> dict[str, str]:
