@@ -10,7 +10,10 @@ from typing import BinaryIO
 
 import torch
 
-LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"  # the first is nnU-Net's name
+FINAL, LATEST, BEST = (
+    f"checkpoint_{name}.pth" for name in ("final", "latest", "best")
+)  # nnU-Net's, which --c tries so
+PREVIOUS, SUPERSEDED = "checkpoint_previous.pth", "checkpoint_superseded.pth"
 
 
 def write(checkpoint: dict, file: Path, keep_previous: bool = False) -> None:

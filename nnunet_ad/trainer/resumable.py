@@ -97,6 +97,8 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             self.on_train_start()
             with self.interruption:
                 self._last_checkpoint = time.monotonic()
+                if self._has_checkpoints_of_another_training():
+                    self.save_latest_checkpoint()  # or --c would go on with the other one
                 while self.current_epoch < self.num_epochs:
                     self._run_epoch()
                     self.between_iterations()
@@ -106,6 +108,12 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         finally:
             for workers in self._workers:
                 workers._finish()
+
+    def _has_checkpoints_of_another_training(self) -> bool:
+        begins = self.current_epoch == 0 and not self.train_outputs
+        names = (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)
+        found = self.local_rank == 0 and any((Path(self.output_folder) / name).exists() for name in names)
+        return begins and in_any_rank(found, self._ranks)
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -196,7 +204,10 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         self._write_checkpoint(Path(filename), self.current_epoch + 1, running_epoch=[])
 
     def save_latest_checkpoint(self) -> None:
-        """Write ``checkpoint_latest.pth`` between two iterations; the one it replaces is kept as the previous one."""
+        """Write ``checkpoint_latest.pth`` between two iterations; the one it replaces is kept as the previous one.
+
+        A ``checkpoint_final.pth`` of an earlier, or shorter, training is named otherwise: ``--c`` would prefer it.
+        """
         self._last_checkpoint = time.monotonic()
         if self.disable_checkpointing:
             return
@@ -226,8 +237,18 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         }
         keep_previous = file.name == checkpoints.LATEST and self._latest_is_of_this_run
         checkpoints.write(checkpoint, file, keep_previous)
-        if file.name == checkpoints.LATEST and not keep_previous:
-            file.with_name(checkpoints.PREVIOUS).unlink(missing_ok=True)
+        if file.name == checkpoints.LATEST:
+            if not keep_previous:
+                file.with_name(checkpoints.PREVIOUS).unlink(missing_ok=True)
+            self._supersede_final_checkpoint()
+
+    def _supersede_final_checkpoint(self) -> None:
+        final = Path(self.output_folder) / checkpoints.FINAL
+        if final.exists():
+            final.replace(final.with_name(checkpoints.SUPERSEDED))
+            self.print_to_log_file(
+                f"{final} was of an earlier or shorter training. It is {checkpoints.SUPERSEDED} until this one ends."
+            )
 
     def _running_epoch(self) -> list[dict]:
         """Return, in rank 0, what each rank has gathered in the running epoch."""
@@ -278,4 +299,5 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         """As the host, which leaves the final and the best checkpoint."""
         super().on_train_end()
         if self.local_rank == 0:
-            (Path(self.output_folder) / checkpoints.PREVIOUS).unlink(missing_ok=True)
+            for name in (checkpoints.PREVIOUS, checkpoints.SUPERSEDED):
+                (Path(self.output_folder) / name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
 
 from nnunet_ad.cli.main import main
 from nnunet_ad.config import ADConfig
@@ -64,6 +65,22 @@ def uninterrupted(make_trainer, monkeypatch) -> Watched:
     trainer = make_trainer(Watched)
     trainer.run_training()
     return trainer
+
+
+def interrupted(trainer, iteration: int):
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(trainer, iteration).run_training()
+    return trainer
+
+
+def resumed(trainer):
+    """Load what ``--c`` does."""
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    return trainer
+
+
+def seed_in(file: Path) -> int:
+    return torch.load(file, weights_only=False)["nnunet_ad"]["seed"]
 
 
 def latest(trainer) -> Path:
@@ -166,14 +183,44 @@ def test_a_damaged_latest_checkpoint_is_replaced_by_the_one_before(make_trainer,
     assert len(second.losses) == 3
 
 
-def test_an_older_trainings_checkpoint_never_stands_in_for_a_damaged_one(make_trainer):
+def test_an_older_trainings_checkpoint_never_stands_in_for_a_damaged_one(make_trainer, monkeypatch):
     older = make_trainer(Watched)
     with pytest.raises(TrainingInterruptedError):
         interrupted_after(older, 0).run_training()
+    monkeypatch.setenv("NNUNET_AD_SEED", "2")
+    newer = interrupted(make_trainer(Watched), 1)
+    assert older.seed != newer.seed == seed_in(latest(newer).with_name(checkpoints.PREVIOUS))
+
+
+@pytest.mark.parametrize("stop", ["by a signal", "killed before its first checkpoint"])
+def test_a_new_training_is_continued_and_not_the_finished_one_before_it(make_trainer, monkeypatch, stop):
+    monkeypatch.setenv("NNUNET_AD_SEED", "1")
+    make_trainer(Watched).run_training()
+    monkeypatch.setenv("NNUNET_AD_SEED", "2")
     newer = make_trainer(Watched)
-    with pytest.raises(TrainingInterruptedError):
-        interrupted_after(newer, 1).run_training()
-    assert not latest(newer).with_name(checkpoints.PREVIOUS).exists()
+    if stop == "by a signal":
+        interrupted(newer, 1)
+    else:
+        newer.train_step = lambda batch: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            newer.run_training()
+    folder = Path(newer.output_folder)
+    assert seed_in(folder / checkpoints.SUPERSEDED) == 1
+    assert checkpoints.SUPERSEDED in Path(newer.log_file).read_text()
+    continued = resumed(make_trainer(Watched))
+    assert continued.seed == 2
+    continued.run_training()
+    assert seed_in(folder / checkpoints.FINAL) == 2
+    assert {file.name for file in folder.glob("checkpoint_*")} == {checkpoints.FINAL, checkpoints.BEST}
+
+
+def test_a_prolonged_training_that_was_stopped_goes_on_from_where_it_was(make_trainer, monkeypatch):
+    finished = make_trainer(Watched)
+    finished.run_training()
+    monkeypatch.setenv("NNUNET_AD_EPOCHS", str(finished.num_epochs + 1))
+    interrupted(resumed(make_trainer(Watched)), 0)
+    continued = resumed(make_trainer(Watched))
+    assert (continued.current_epoch, len(continued.train_outputs)) == (finished.num_epochs, 1)
 
 
 def test_a_signal_ends_the_training_with_a_checkpoint_a_line_and_a_code(make_trainer, monkeypatch):
