@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import traceback
@@ -21,7 +22,7 @@ _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EE
 # torch raises all of these as plain RuntimeErrors, so their text has to tell.
 _TEXTS_OF_DEVICE_MEMORY = ("CUDA out of memory", "MPS backend out of memory", "CUDNN_STATUS_ALLOC_FAILED")
 _TEXTS_OF_MAIN_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "MemoryError: ")
-_TEXTS_OF_SHARED_MEMORY = ("shared memory", "/torch_")
+_TEXT_OF_SHARED_MEMORY = re.compile(r"unable to \w+ .*(shared memory|</torch_\w+>)|out of shared memory")
 _TEXTS_OF_WRITING = ("inline_container.cc", "PytorchStreamWriter")
 
 
@@ -84,7 +85,7 @@ def _main_memory(error: Exception, trainer: nnUNetTrainer) -> str | None:
 
 def _shared_memory(error: Exception, trainer: nnUNetTrainer) -> str | None:
     bus_error = isinstance(error, WorkerKilledError) and error.signal_name == "SIGBUS"
-    if not bus_error and not _no_room_for_semaphores(error) and not _says(error, _TEXTS_OF_SHARED_MEMORY):
+    if not bus_error and not _no_room_for_semaphores(error) and not _says_shared_memory(error):
         return None
     size = f" ({_size(shutil.disk_usage(_SHARED_MEMORY).total)} in all)" if _SHARED_MEMORY.is_dir() else ""
     return (
@@ -142,6 +143,11 @@ _FAULTS: tuple[Callable[[Exception, nnUNetTrainer], str | None], ...] = (
 
 def _says(error: Exception, texts: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def _says_shared_memory(error: Exception) -> bool:
+    """Return whether it is that of processes; that of a GPU's multiprocessors has the same name."""
+    return isinstance(error, RuntimeError) and _TEXT_OF_SHARED_MEMORY.search(str(error)) is not None
 
 
 def _no_room_for_semaphores(error: Exception) -> bool:

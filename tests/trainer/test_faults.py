@@ -76,7 +76,14 @@ def test_no_room_for_a_lock_between_processes_is_no_full_disk(settings, monkeypa
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("fold 7"), RuntimeError("shapes differ"), FileNotFoundError(errno.ENOENT, "none", "x")]
+    "error",
+    [
+        ValueError("fold 7"),
+        RuntimeError("shapes differ"),
+        FileNotFoundError(errno.ENOENT, "none", "x"),
+        RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376"),  # of a GPU
+        RuntimeError("failed in /home/me/torch_gpu/lib/libc10.so"),
+    ],
 )
 def test_other_errors_stay_what_they_are(settings, error):
     assert explain(error, settings) is None
