@@ -4,7 +4,6 @@ Each process has a part of the joint batch and computes what its own part gives 
 batch; the sum over the processes is then the gradient that one process would have computed.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,11 +42,8 @@ def add_over_processes_(tensors: Sequence[Tensor]) -> None:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Return where this process computes: its GPU on its own machine, or the device itself if it is not a GPU."""
-    if device.type != "cuda":
-        return device
-    # Of torchrun; the host's own start, on one machine, sets none.
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", distributed.get_rank())))
+    """Return where this process computes: the GPU that it was started with, or the device itself if it is not a GPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -32,7 +33,7 @@ from nnunet_ad.trainer import (
     nnUNetTrainerMeanTeacher,
 )
 from nnunet_ad.trainer import trainer as trainer_module
-from nnunet_ad.trainer.processes import add_over_processes_, joint_sum
+from nnunet_ad.trainer.processes import add_over_processes_, joint_sum, own_device
 
 NUM_STEPS = 3
 CPU = torch.device("cpu")
@@ -358,12 +359,12 @@ def test_a_training_of_two_processes_ends_as_one_does(root, trainings):
 def test_the_first_process_preprocesses_writes_and_plots_alone(root, trainings):
     del trainings
     names = [
-        {Path(line).name for line in (root / f"written_{rank}.txt").read_text().splitlines()}
-        if (root / f"written_{rank}.txt").exists()
+        {re.sub(r"^\.unfinished_\w{8}_", "", Path(line).name) for line in written.read_text().splitlines()}
+        if (written := root / f"written_{rank}.txt").exists()
         else set()
         for rank in range(2)
     ]
-    assert {"progress.png", "progress_ad.png", "plans.json", ".Made_003.pkl", "summary.json"} <= names[0]
+    assert {"progress.png", "progress_ad.png", "plans.json", "Made_003.pkl", "summary.json"} <= names[0]
     assert names[1] == set()
 
 
@@ -403,3 +404,10 @@ def test_both_processes_stop_when_one_is_asked_to_and_go_on_as_if_nothing_had_be
         assert json.dumps(ours["curves"]) == json.dumps(uninterrupted["curves"])
         for name, weight in uninterrupted["weights"].items():
             assert torch.equal(ours["weights"][name], weight), name
+
+
+def test_a_process_computes_on_the_gpu_that_its_start_took(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # as a scheduler may leave it to all processes of nnU-Net's -num_gpus
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert own_device(CPU) == CPU
