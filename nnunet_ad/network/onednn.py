@@ -17,14 +17,14 @@ class Conv3d(nn.Conv3d):
 
     def _is_left_to_a_loop(self, input: Tensor) -> bool:
         return (
-            input.device.type == "cpu"
+            not torch.compiler.is_compiling()  # first, as the compiler can't read what asks for oneDNN
+            and input.device.type == "cpu"
             and input.dtype == torch.float32
             and input.ndim == 5
             and len(input) == 1
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         )
 
 

@@ -46,3 +46,9 @@ def test_other_types_and_batches_are_torchs_own(network, size):
     expected = network(x)
     let_onednn_convolve(network)
     assert torch.equal(network(x), expected)
+
+
+def test_the_compiler_reads_it_in_one_piece(network):
+    torch._dynamo.reset()
+    explanation = torch._dynamo.explain(let_onednn_convolve(network).eval())(torch.randn(1, 2, 6, 8, 10))
+    assert explanation.graph_break_count == 0
