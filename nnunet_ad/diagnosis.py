@@ -19,7 +19,12 @@ from enum import Enum
 from pathlib import Path
 
 import nnunet_ad
-from nnunet_ad.registration import EXT_TRAINER_VARIABLE, EXTERNAL_TRAINERS_FOLDER, OPT_OUT_VARIABLE
+from nnunet_ad.registration import (
+    EXT_TRAINER_VARIABLE,
+    EXTERNAL_TRAINERS_FOLDER,
+    OPT_OUT_VARIABLE,
+    is_external_trainers_folder,
+)
 
 HOST = "nnunetv2"
 SUPPORTED_HOST = (2, 8)
@@ -134,8 +139,8 @@ def check_shared_memory(folder: Path = SHARED_MEMORY) -> list[Finding]:
 def check_registration() -> list[Finding]:
     """Say how nnU-Net is told of the trainers, and whether the variable names folders that it must not name."""
     folders = [folder for folder in os.environ.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
-    registered = str(EXTERNAL_TRAINERS_FOLDER) in folders
-    others = [folder for folder in folders if folder != str(EXTERNAL_TRAINERS_FOLDER)]
+    others = [folder for folder in folders if not is_external_trainers_folder(folder)]
+    registered = len(others) < len(folders)
     return [_registration_state(registered, _pth_files()), *filter(None, map(_check_other_folder, others))]
 
 

@@ -25,5 +25,10 @@ def register_trainers() -> None:
     if os.environ.get(OPT_OUT_VARIABLE):
         return
     folders = [folder for folder in os.environ.get(EXT_TRAINER_VARIABLE, "").split(os.pathsep) if folder]
-    if str(EXTERNAL_TRAINERS_FOLDER) not in folders:
+    if not any(map(is_external_trainers_folder, folders)):
         os.environ[EXT_TRAINER_VARIABLE] = os.pathsep.join([*folders, str(EXTERNAL_TRAINERS_FOLDER)])
+
+
+def is_external_trainers_folder(folder: str) -> bool:
+    """Return whether a path, however it is written, is :data:`EXTERNAL_TRAINERS_FOLDER`."""
+    return os.path.realpath(folder) == str(EXTERNAL_TRAINERS_FOLDER)

@@ -9,7 +9,7 @@ import torch
 from nnunet_ad import diagnosis
 from nnunet_ad.cli.main import main
 from nnunet_ad.diagnosis import Mark
-from nnunet_ad.registration import EXT_TRAINER_VARIABLE, EXTERNAL_TRAINERS_FOLDER, OPT_OUT_VARIABLE
+from nnunet_ad.registration import EXT_TRAINER_VARIABLE, EXTERNAL_TRAINERS_FOLDER, OPT_OUT_VARIABLE, register_trainers
 
 
 @pytest.fixture
@@ -85,6 +85,17 @@ def test_without_registration_the_trainer_is_not_found(sound, capsys):
     assert "FAULT    registration: no nnunet_ad.pth in this environment" in report
     assert "FAULT    trainer: nnU-Net does not find nnUNetTrainerAD" in report
     assert report.count(f"export {EXT_TRAINER_VARIABLE}={shlex.quote(str(EXTERNAL_TRAINERS_FOLDER))}") == 2
+
+
+def test_the_folder_is_known_however_it_is_written(sound, tmp_path):
+    sound.setattr(diagnosis, "_pth_files", list)
+    (tmp_path / "link").symlink_to(EXTERNAL_TRAINERS_FOLDER)
+    for folder in (f"{EXTERNAL_TRAINERS_FOLDER}{os.sep}", str(tmp_path / "link")):
+        sound.setenv(EXT_TRAINER_VARIABLE, folder)
+        (finding,) = diagnosis.check_registration()
+        assert finding.mark is Mark.OK and "by hand" in finding.found
+        register_trainers()
+        assert os.environ[EXT_TRAINER_VARIABLE] == folder
 
 
 def test_opting_out_is_named_as_the_reason(sound):
