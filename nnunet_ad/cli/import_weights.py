@@ -15,8 +15,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "import-weights",
         help="make -pretrained_weights for nnUNetTrainerAD of a stock nnU-Net checkpoint",
-        description="Fill the network of nnUNetTrainerAD from a checkpoint of stock nnU-Net with the same plans, or of "
-        "an exported model, wherever shapes agree, for nnUNetv2_train -tr nnUNetTrainerAD -pretrained_weights OUT.pth.",
+        description="Fill the network of nnUNetTrainerAD from a checkpoint of stock nnU-Net with the same plans, of "
+        "nnUNetTrainerAD with other classes or switches, or of an exported model, wherever shapes agree, for "
+        "nnUNetv2_train -tr nnUNetTrainerAD -pretrained_weights OUT.pth.",
     )
     parser.add_argument("source", metavar="STOCK.pth", type=Path, help="checkpoint, such as …/checkpoint_final.pth")
     parser.add_argument("output", metavar="OUT.pth", type=Path, help="the file to write")

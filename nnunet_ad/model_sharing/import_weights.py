@@ -97,18 +97,18 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     a new training. The file appears as a whole or not at all.
 
     Args:
-        source: Checkpoint of a stock nnU-Net training, or of a model that ``nnunet_ad export`` wrote.
+        source: Checkpoint of a stock nnU-Net training, of one of ``nnUNetTrainerAD`` with other switches, as
+            ``nnUNetTrainerAD_Paper``, whose parameters are not all the same, or of a model that ``nnunet_ad export``
+            wrote.
         output: The file to write.
         target: The training that is to start from it; ``None`` is the dataset and plans of ``source``.
 
     Raises:
-        ValueError: If ``source`` is no checkpoint, is already a whole one of ``nnUNetTrainerAD``, or fits nowhere.
+        ValueError: If ``source`` is no checkpoint or fits nowhere.
         OSError: If a file can't be read or written.
     """
     checkpoint = load_checkpoint(source)
     theirs = checkpoint["network_weights"]
-    if is_of_ad_network(theirs) and not is_for_inference_only(theirs):
-        raise ValueError(f"{source} is of nnUNetTrainerAD already; give it to -pretrained_weights as it is")
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
     found = _fill(network, theirs)
     if not any(name.startswith("encoder.") for name in found.filled):
@@ -124,12 +124,13 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
 @torch.no_grad()
 def _fill(network: ADNetwork, theirs: Mapping[str, Tensor]) -> Import:
     found = Import()
-    exported = is_of_ad_network(theirs)
+    of_ad, exported = is_of_ad_network(theirs), is_for_inference_only(theirs)
     num_stages = len(network.unlabeled_decoder.stages)
     image_stem = next(name for name, module in network.named_modules() if module is network.encoder.image_stem)
     for name, parameter in network.named_parameters():
         start = name.removeprefix("average.").replace("encoder.separate_stem", image_stem)
-        source = theirs.get(_name_in_export(start) if exported else _name_in_stock(start, num_stages))
+        there = start if of_ad else _name_in_stock(start, num_stages)
+        source = theirs.get(_name_in_export(start) if exported else name if name in theirs else there)
         if source is None:
             found.unknown.append(name)
         elif source.shape != parameter.shape:
