@@ -10,10 +10,11 @@ from typing import BinaryIO
 
 import torch
 
-FINAL, LATEST, BEST = (
-    f"checkpoint_{name}.pth" for name in ("final", "latest", "best")
-)  # nnU-Net's, which --c tries so
-PREVIOUS, SUPERSEDED = "checkpoint_previous.pth", "checkpoint_superseded.pth"
+# nnU-Net's names, in the order in which --c tries them.
+FINAL = "checkpoint_final.pth"
+LATEST = "checkpoint_latest.pth"
+BEST = "checkpoint_best.pth"
+PREVIOUS = "checkpoint_previous.pth"
 
 
 def write(checkpoint: dict, file: Path, keep_previous: bool = False) -> None:
@@ -28,6 +29,11 @@ def write(checkpoint: dict, file: Path, keep_previous: bool = False) -> None:
         torch.save(checkpoint, stream)
         if keep_previous and file.exists():
             _give_second_name(file, file.with_name(PREVIOUS))
+
+
+def superseded(file: Path) -> Path:
+    """Return what a checkpoint is called that another training in its folder, or its own prolonged, supersedes."""
+    return file.with_name(f"superseded_{file.name}")
 
 
 def readable(file: Path, warn: Callable[[str], None]) -> Path:

@@ -97,23 +97,26 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             self.on_train_start()
             with self.interruption:
                 self._last_checkpoint = time.monotonic()
-                if self._has_checkpoints_of_another_training():
-                    self.save_latest_checkpoint()  # or --c would go on with the other one
+                self._set_another_training_aside()
                 while self.current_epoch < self.num_epochs:
                     self._run_epoch()
                     self.between_iterations()
                 self.on_train_end()
                 if self._is_asked_to_stop():
-                    self._stop("before the validation", "checkpoint_final.pth")
+                    self._stop("before the validation", checkpoints.FINAL)
         finally:
             for workers in self._workers:
                 workers._finish()
 
-    def _has_checkpoints_of_another_training(self) -> bool:
-        begins = self.current_epoch == 0 and not self.train_outputs
+    def _set_another_training_aside(self) -> None:
+        """At the beginning of a training, see to it that ``--c`` goes on with it and not with another in its folder."""
+        if self.current_epoch > 0 or self.train_outputs or self._latest_is_of_this_run:
+            return
         names = (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)
-        found = self.local_rank == 0 and any((Path(self.output_folder) / name).exists() for name in names)
-        return begins and in_any_rank(found, self._ranks)
+        found = any((Path(self.output_folder) / name).exists() for name in names)
+        if in_any_rank(self.local_rank == 0 and found and not self.disable_checkpointing, self._ranks):
+            self._supersede(checkpoints.LATEST)
+            self.save_latest_checkpoint()
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -206,7 +209,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
     def save_latest_checkpoint(self) -> None:
         """Write ``checkpoint_latest.pth`` between two iterations; the one it replaces is kept as the previous one.
 
-        A ``checkpoint_final.pth`` of an earlier, or shorter, training is named otherwise: ``--c`` would prefer it.
+        A ``checkpoint_final.pth`` that it supersedes is named otherwise, as ``--c`` would prefer it.
         """
         self._last_checkpoint = time.monotonic()
         if self.disable_checkpointing:
@@ -240,14 +243,16 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if file.name == checkpoints.LATEST:
             if not keep_previous:
                 file.with_name(checkpoints.PREVIOUS).unlink(missing_ok=True)
-            self._supersede_final_checkpoint()
+            self._supersede(checkpoints.FINAL)
 
-    def _supersede_final_checkpoint(self) -> None:
-        final = Path(self.output_folder) / checkpoints.FINAL
-        if final.exists():
-            final.replace(final.with_name(checkpoints.SUPERSEDED))
+    def _supersede(self, name: str) -> None:
+        file = Path(self.output_folder) / name
+        if self.local_rank == 0 and file.exists():
+            other = checkpoints.superseded(file)
+            file.replace(other)
             self.print_to_log_file(
-                f"{final} was of an earlier or shorter training. It is {checkpoints.SUPERSEDED} until this one ends."
+                f"NOTE: {file} was of another training, or of this one before it was prolonged. It is {other.name} "
+                "now, and is removed when this training has ended. To keep it, stop this one and rename it back."
             )
 
     def _running_epoch(self) -> list[dict]:
@@ -298,6 +303,8 @@ class nnUNetTrainerResumable(nnUNetTrainer):
     def on_train_end(self) -> None:
         """As the host, which leaves the final and the best checkpoint."""
         super().on_train_end()
-        if self.local_rank == 0:
-            for name in (checkpoints.PREVIOUS, checkpoints.SUPERSEDED):
-                (Path(self.output_folder) / name).unlink(missing_ok=True)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            folder = Path(self.output_folder)
+            for file in (folder / checkpoints.FINAL, folder / checkpoints.LATEST):
+                checkpoints.superseded(file).unlink(missing_ok=True)
+            (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)

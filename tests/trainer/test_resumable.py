@@ -184,34 +184,53 @@ def test_a_damaged_latest_checkpoint_is_replaced_by_the_one_before(make_trainer,
 
 
 def test_an_older_trainings_checkpoint_never_stands_in_for_a_damaged_one(make_trainer, monkeypatch):
-    older = make_trainer(Watched)
-    with pytest.raises(TrainingInterruptedError):
-        interrupted_after(older, 0).run_training()
-    monkeypatch.setenv("NNUNET_AD_SEED", "2")
-    newer = interrupted(make_trainer(Watched), 1)
-    assert older.seed != newer.seed == seed_in(latest(newer).with_name(checkpoints.PREVIOUS))
+    monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
+    older = interrupted(make_trainer(Watched), 2)
+    assert latest(older).with_name(checkpoints.PREVIOUS).exists()
+    failing_at_once(make_trainer(Watched))
+    assert not latest(older).with_name(checkpoints.PREVIOUS).exists()
 
 
-@pytest.mark.parametrize("stop", ["by a signal", "killed before its first checkpoint"])
-def test_a_new_training_is_continued_and_not_the_finished_one_before_it(make_trainer, monkeypatch, stop):
+def failing_at_once(trainer):
+    trainer.train_step = lambda batch: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        trainer.run_training()
+    return trainer
+
+
+@pytest.mark.parametrize("end", [interrupted, lambda trainer, _: failing_at_once(trainer)], ids=["signal", "killed"])
+def test_a_new_training_is_continued_and_not_the_finished_one_before_it(make_trainer, monkeypatch, end):
     monkeypatch.setenv("NNUNET_AD_SEED", "1")
     make_trainer(Watched).run_training()
     monkeypatch.setenv("NNUNET_AD_SEED", "2")
-    newer = make_trainer(Watched)
-    if stop == "by a signal":
-        interrupted(newer, 1)
-    else:
-        newer.train_step = lambda batch: 1 / 0
-        with pytest.raises(ZeroDivisionError):
-            newer.run_training()
+    newer = end(make_trainer(Watched), 1)
     folder = Path(newer.output_folder)
-    assert seed_in(folder / checkpoints.SUPERSEDED) == 1
-    assert checkpoints.SUPERSEDED in Path(newer.log_file).read_text()
+    superseded = checkpoints.superseded(folder / checkpoints.FINAL)
+    assert seed_in(superseded) == 1
+    assert superseded.name in Path(newer.log_file).read_text()
+    without = make_trainer(Watched)
+    without.disable_checkpointing = True
+    resumed(without).run_training()
+    assert seed_in(superseded) == 1
+    newer.save_latest_checkpoint()  # which the host removed at the end of the one without checkpoints
     continued = resumed(make_trainer(Watched))
     assert continued.seed == 2
     continued.run_training()
     assert seed_in(folder / checkpoints.FINAL) == 2
-    assert {file.name for file in folder.glob("checkpoint_*")} == {checkpoints.FINAL, checkpoints.BEST}
+    assert {file.name for file in folder.glob("*.pth")} == {checkpoints.FINAL, checkpoints.BEST}
+
+
+def test_a_training_is_not_lost_where_continuing_it_was_forgotten(make_trainer, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_SEED", "1")
+    forgotten = interrupted(make_trainer(Watched), 1)
+    monkeypatch.setenv("NNUNET_AD_SEED", "2")
+    failing_at_once(make_trainer(Watched))
+    failing_at_once(resumed(make_trainer(Watched)))  # its own checkpoint of the beginning is not another training's
+    superseded = checkpoints.superseded(latest(forgotten))
+    assert seed_in(superseded) == 1
+    superseded.rename(latest(forgotten))
+    continued = resumed(make_trainer(Watched))
+    assert (continued.seed, len(continued.train_outputs)) == (1, 2)
 
 
 def test_a_prolonged_training_that_was_stopped_goes_on_from_where_it_was(make_trainer, monkeypatch):
