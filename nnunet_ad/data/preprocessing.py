@@ -9,7 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -155,10 +155,10 @@ def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
     return {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
 
 
-def is_made_by_other_plans(preprocessing: UnlabeledPreprocessing) -> bool:
-    """Return whether the folder has a whole case that was preprocessed otherwise."""
-    stamps = (_stamp_if_whole(preprocessing, file.stem) for file in preprocessing.folder.glob("*.pkl"))
-    return any(stamp is not None and stamp["key"] != preprocessing.key for stamp in stamps)
+def preprocessed_otherwise(preprocessing: UnlabeledPreprocessing, cases: Iterable[str]) -> list[str]:
+    """Return those of the cases that lie in the folder as other plans made them."""
+    stamps = {case: _stamp_of(preprocessing, case) for case in cases}
+    return [case for case, stamp in stamps.items() if stamp is not None and stamp["key"] != preprocessing.key]
 
 
 def intensities_of(image: np.ndarray) -> dict[str, list[float]]:
@@ -184,6 +184,13 @@ def properties_file(folder: Path, case: str) -> Path:
 
 def _is_valid(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence[Path]) -> bool:
     return _stamp_if_whole(preprocessing, case) == _stamp(preprocessing, images)
+
+
+def _stamp_of(preprocessing: UnlabeledPreprocessing, case: str) -> dict | None:
+    try:
+        return pickle.loads(properties_file(preprocessing.folder, case).read_bytes())[_STAMP]
+    except Exception:  # no case, or no whole one
+        return None
 
 
 def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str) -> dict | None:

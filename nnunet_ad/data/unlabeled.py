@@ -44,6 +44,23 @@ def preprocessing_of(
     return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
 
 
+def names_of_fold(
+    folders: DatasetFolders,
+    preprocessing: UnlabeledPreprocessing,
+    fold: int | str,
+    train: Sequence[str] = (),
+    val: Sequence[str] = (),
+) -> list[str]:
+    """Return the names of the unlabelled cases of a fold; arguments and errors as of :func:`prepare_unlabeled`."""
+
+    def known_cases() -> list[str]:
+        if folders.raw is not None:
+            return sorted(unlabeled_images(folders.raw, preprocessing.dataset_json))
+        return [case for case, source in usable_cases(preprocessing).items() if source == UNLABELED_IMAGES]
+
+    return unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
+
+
 def prepare_unlabeled(
     folders: DatasetFolders,
     preprocessing: UnlabeledPreprocessing,
@@ -67,28 +84,18 @@ def prepare_unlabeled(
     Raises:
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
     """
-    dataset_json = preprocessing.dataset_json
-    images = {} if folders.raw is None else unlabeled_images(folders.raw, dataset_json)
-    usable = usable_cases(preprocessing) if folders.raw is None else {}
-
-    def known_cases() -> list[str]:
-        return (
-            sorted(images)
-            if folders.raw is not None
-            else [c for c, source in usable.items() if source == UNLABELED_IMAGES]
-        )
-
-    cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
+    cases = names_of_fold(folders, preprocessing, fold, train, val)
     log(f"{len(cases)} unlabelled cases: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
 
     if folders.raw is None:
         log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
         where = f"{preprocessing.folder}, or are stale there (to preprocess them, set nnUNet_raw to the raw data)"
-        check_cases_exist(fold, cases, usable, where)
+        check_cases_exist(fold, cases, usable_cases(preprocessing), where)
     else:
+        images = unlabeled_images(folders.raw, preprocessing.dataset_json)
         with_label_file = sorted(set(cases) - set(images))
         if with_label_file:
-            images = training_images(folders.raw, dataset_json) | images
+            images = training_images(folders.raw, preprocessing.dataset_json) | images
             check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
             log(
                 f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "

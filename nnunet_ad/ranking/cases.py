@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
 from nnunet_ad.data.images import images_of_folder
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, is_made_by_other_plans, preprocess_unlabeled
-from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, preprocessing_of
+from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, preprocessed_otherwise
+from nnunet_ad.data.unlabeled import DatasetFolders, Log, names_of_fold, prepare_unlabeled, preprocessing_of
 from nnunet_ad.ranking.model import TrainedModel
 
 
@@ -20,8 +20,8 @@ def cases_of_fold(
 ) -> Iterator[UnlabeledDataset]:
     """Give the unlabelled cases of the fold as training uses them; what is not preprocessed yet is now.
 
-    Where the dataset was planned anew since, what lies there is for other trainings, which may be running: then all
-    cases are preprocessed apart, for as long as the context lasts.
+    Where one of them lies there as other plans made it, other trainings may be using it: then all are preprocessed
+    apart, for as long as the context lasts.
 
     Args:
         model: The training.
@@ -38,8 +38,12 @@ def cases_of_fold(
     check_fold_exists(fold, folders.preprocessed)
     preprocessing = preprocessing_of(folders, predictor.plans_manager, configuration, predictor.dataset_json)
     with TemporaryDirectory(prefix=".preprocessed_", dir=workspace) as temporary:
-        if folders.raw is not None and is_made_by_other_plans(preprocessing):
-            log("The dataset was planned anew since this training: its unlabelled cases are preprocessed apart.")
+        others = preprocessed_otherwise(preprocessing, names_of_fold(folders, preprocessing, fold))
+        if folders.raw is not None and others:
+            log(
+                f"{len(others)} unlabelled case(s) are preprocessed by other plans than this training's; all are "
+                "preprocessed apart for now."
+            )
             preprocessing = replace(preprocessing, folder=Path(temporary) / "images")
         yield prepare_unlabeled(folders, preprocessing, fold, (), (), log)
 

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
-from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, usable_cases
+from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, preprocessed_otherwise, usable_cases
 from nnunet_ad.whole_file import LEFT_OVERS
 
 
@@ -111,6 +111,14 @@ def test_the_mask_is_written_where_the_plans_normalise_inside_it(preprocessing_w
     image, mask = UnlabeledDataset(preprocessing.folder, [case], with_mask=True).load_case(case)
     assert mask.shape == image.shape
     assert set(np.unique(mask[:])) <= {-1, 0}
+
+
+def test_cases_of_other_plans_are_told_whether_or_not_these_keep_a_mask(done, images, preprocessing_with):
+    assert preprocessed_otherwise(done, images) == []
+    of_others = preprocessing_with(spacing=[9.0, 9.0, 9.0])
+    assert preprocessed_otherwise(of_others, images) == sorted(images)
+    assert preprocessed_otherwise(of_others, ["nobody"]) == []
+    assert preprocessed_otherwise(preprocessing_with(use_mask_for_norm=[True]), images) == sorted(images)
 
 
 def test_what_a_killed_process_left_is_removed(preprocessing, images):
