@@ -12,9 +12,14 @@ LEFT_OVERS = ".unfinished_*"  # what killed processes leave
 def written_whole(file: Path) -> Iterator[Path]:
     """Give a hidden name beside a file to write under; it becomes the file if all goes well, else nothing of it stays.
 
-    Each writer has a name of its own, so that of several at the same time one wins with a whole file. The ending is
-    the file's, since some libraries choose the format by it.
+    Each writer has a name of its own, so that of several at the same time one wins with a whole file; what a killed
+    process leaves under it stays. The ending is the file's, since some libraries choose the format by it. A link stays
+    one; what is no file, as a pipe, is given itself.
     """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        yield file
+        return
     temporary = file.with_name(f".unfinished_{uuid4().hex[:8]}_{file.name}")
     try:
         yield temporary

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from nnunet_ad.whole_file import written_whole
@@ -23,6 +25,16 @@ def test_an_error_leaves_what_was_there(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_link_stays_one_and_a_device_is_written_to(tmp_path):
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    with written_whole(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "a.txt").read_text() == "new"
+    with written_whole(Path("/dev/null")) as device:
+        device.write_text("new")
+    assert Path("/dev/null").is_char_device()
 
 
 def test_of_two_writers_at_once_each_writes_a_whole_file(tmp_path):
