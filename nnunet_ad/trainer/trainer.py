@@ -1,6 +1,5 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.processes import add_over_processes_
 from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
+from nnunet_ad.whole_file import LEFT_OVERS
 
 
 class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
@@ -276,8 +276,9 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
     def on_train_start(self) -> None:
         """As the base; a new training removes the snapshots of an earlier one, which may be of other patches."""
         super().on_train_start()
-        if self.local_rank == 0 and self.current_epoch == 0:
-            shutil.rmtree(self._snapshots, ignore_errors=True)
+        if self.local_rank == 0:
+            for file in self._snapshots.glob(LEFT_OVERS if self.current_epoch else "*"):
+                file.unlink()
 
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""
