@@ -1,4 +1,4 @@
-"""``nnunet_ad import-weights``: start a training of nnUNetTrainerAD from weights of stock nnU-Net."""
+"""``nnunet_ad import-weights``: start a training of nnUNetTrainerAD from weights of another training."""
 
 import argparse
 from pathlib import Path
@@ -14,12 +14,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the sub-command to the command line."""
     parser = subparsers.add_parser(
         "import-weights",
-        help="make -pretrained_weights for nnUNetTrainerAD of a stock nnU-Net checkpoint",
+        help="make -pretrained_weights for nnUNetTrainerAD of another checkpoint",
         description="Fill the network of nnUNetTrainerAD from a checkpoint of stock nnU-Net with the same plans, of "
         "nnUNetTrainerAD with other classes or switches, or of an exported model, wherever shapes agree, for "
         "nnUNetv2_train -tr nnUNetTrainerAD -pretrained_weights OUT.pth.",
     )
-    parser.add_argument("source", metavar="STOCK.pth", type=Path, help="checkpoint, such as …/checkpoint_final.pth")
+    parser.add_argument(
+        "source", metavar="CHECKPOINT.pth", type=Path, help="checkpoint, such as …/checkpoint_final.pth"
+    )
     parser.add_argument("output", metavar="OUT.pth", type=Path, help="the file to write")
     parser.add_argument(
         "-d",

@@ -1,4 +1,4 @@
-"""Weights of a stock nnU-Net network, or of an exported model, as a start for ``nnUNetTrainerAD``."""
+"""Weights of another network, of stock nnU-Net or of this one, as a start for ``nnUNetTrainerAD``."""
 
 import json
 import re

@@ -130,12 +130,28 @@ def test_trainings_with_other_switches_start_from_each_other(save_training, make
     shared = [name for name in ours.keys() & theirs.keys() if not name.endswith("num_iterations")]
     assert len(shared) > 50
     for name in shared:
-        # nnU-Net leaves out the layers that give classes
-        assert torch.equal(ours[name], theirs[name]) or "classifier" in name, name
+        assert torch.equal(ours[name], theirs[name]), name
     for name in ours.keys() - theirs.keys():
         plain = name.removeprefix("average.").replace("separate_stem", "image_encoder.stem")
-        if plain in theirs and "classifier" not in name:
+        if plain in theirs:
             assert torch.equal(ours[name], theirs[plain]), name
+
+
+def test_of_a_training_with_other_classes_all_but_what_sees_classes_is_taken(save_training, dataset, capsys):
+    source, out = save_training(), dataset / "out.pth"
+    theirs = torch.load(source, weights_only=False)
+    one_more = {
+        name: torch.cat((w, w[:1])) if "classifier" in name else w for name, w in theirs["network_weights"].items()
+    }
+    torch.save(theirs | {"network_weights": one_more}, source)
+    assert main(["import-weights", str(source), str(out), "-d", "500", "-p", PLANS]) == 0
+    ours = torch.load(out, weights_only=False)["network_weights"]
+    said = capsys.readouterr().out
+    for name in theirs["network_weights"].keys() & ours.keys():
+        if "classifier" in name:
+            assert f"  {name}: " in said
+        elif not name.endswith("num_iterations"):
+            assert torch.equal(ours[name], theirs["network_weights"][name]), name
 
 
 def test_what_does_not_fit_is_refused(save_training, dataset, capsys):
