@@ -1,5 +1,6 @@
 """Files that appear as a whole or not at all."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,16 @@ def written_whole(file: Path) -> Iterator[Path]:
     Each writer has a name of its own, so that of several at the same time one wins with a whole file; what a killed
     process leaves under it stays. The ending is the file's, since some libraries choose the format by it. A link stays
     one; what is no file, as a pipe, is given itself.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
     """
     file = file.resolve()
     if file.exists() and not file.is_file():
         yield file
         return
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "The folder to write to does not exist", str(file.parent))
     temporary = file.with_name(f".unfinished_{uuid4().hex[:8]}_{file.name}")
     try:
         yield temporary

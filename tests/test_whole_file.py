@@ -27,6 +27,14 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_a_missing_folder_is_named(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"does not exist: .*nowhere'"),
+        written_whole(tmp_path / "nowhere" / "a"),
+    ):
+        pass
+
+
 def test_a_link_stays_one_and_a_device_is_written_to(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
     with written_whole(tmp_path / "link.txt") as temporary:

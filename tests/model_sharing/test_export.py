@@ -228,7 +228,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_without_running_it(
         (["-f", "0", "3"], "fold_3/checkpoint_final.pth; train this fold first"),
         (["-chk", "checkpoint_best.pth"], "there is no"),
         (["-d", "777"], "777"),
-        (["-o", "nowhere/model.zip"], "nowhere/.model.zip"),
+        (["-o", "nowhere/model.zip"], "folder to write to does not exist"),
     ],
 )
 def test_what_is_missing_is_said(save_training, dataset, capsys, monkeypatch, more, message):
