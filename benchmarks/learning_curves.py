@@ -1,14 +1,16 @@
 """Draws the learning curves of an experiment: Dice on validation patches against iterations, a panel a trainer."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from run_record import DECODERS, RunRecord
 
-_COLUMNS = 3
+_COLUMNS, _COLOURS = 3, 32
 _STYLES = dict(zip(DECODERS, (("θ", "C0"), ("ψ", "C1"), ("ξ (DDIM)", "C2")), strict=True))
 
 
@@ -19,7 +21,7 @@ def plot(records: Sequence[RunRecord], baseline: str, iterations: int, file: Pat
         records: Of all trainers and seeds; a thin line each.
         baseline: The trainer whose mean over the seeds is in every panel.
         iterations: An epoch.
-        file: Where to; its suffix says in which format.
+        file: A PNG file.
     """
     trainers = list(dict.fromkeys(record.trainer for record in records))
     rows = -(-len(trainers) // _COLUMNS)
@@ -41,7 +43,9 @@ def plot(records: Sequence[RunRecord], baseline: str, iterations: int, file: Pat
         axes.set_axis_off()
     figure.supxlabel("iterations")
     figure.supylabel("Dice on validation patches")
-    figure.savefig(file, dpi=80)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=80)
+    Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def _draw(
