@@ -157,7 +157,7 @@ def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
 
 def preprocessed_otherwise(preprocessing: UnlabeledPreprocessing, cases: Iterable[str]) -> list[str]:
     """Return those of the cases that lie in the folder as other plans made them."""
-    stamps = {case: _stamp_of(preprocessing, case) for case in cases}
+    stamps = {case: _stamp_if_whole(preprocessing, case, with_mask=False) for case in cases}
     return [case for case, stamp in stamps.items() if stamp is not None and stamp["key"] != preprocessing.key]
 
 
@@ -186,18 +186,11 @@ def _is_valid(preprocessing: UnlabeledPreprocessing, case: str, images: Sequence
     return _stamp_if_whole(preprocessing, case) == _stamp(preprocessing, images)
 
 
-def _stamp_of(preprocessing: UnlabeledPreprocessing, case: str) -> dict | None:
-    try:
-        return pickle.loads(properties_file(preprocessing.folder, case).read_bytes())[_STAMP]
-    except Exception:  # no case, or no whole one
-        return None
-
-
-def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str) -> dict | None:
+def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str, with_mask: bool = True) -> dict | None:
     try:
         properties = pickle.loads(properties_file(preprocessing.folder, case).read_bytes())
         shape = tuple(blosc2.open(str(image_file(preprocessing.folder, case)), mode="r").shape)
-        if preprocessing.keeps_mask:
+        if with_mask and preprocessing.keeps_mask:
             blosc2.open(str(mask_file(preprocessing.folder, case)), mode="r")
         return properties[_STAMP] if shape == tuple(properties["preprocessed_shape"]) else None
     except Exception:  # whatever is wrong with these files, the answer is to write them anew

@@ -1,7 +1,7 @@
 """From a fold to its unlabelled cases, preprocessed and ready to load."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
@@ -10,7 +10,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, unlabeled_cases_of_fold
 from nnunet_ad.data.images import training_images, unlabeled_images
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, usable_cases
+from nnunet_ad.data.preprocessing import (
+    UnlabeledPreprocessing,
+    preprocess_unlabeled,
+    preprocessed_otherwise,
+    usable_cases,
+)
 
 Log = Callable[[str], None]
 
@@ -44,23 +49,6 @@ def preprocessing_of(
     return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
 
 
-def names_of_fold(
-    folders: DatasetFolders,
-    preprocessing: UnlabeledPreprocessing,
-    fold: int | str,
-    train: Sequence[str] = (),
-    val: Sequence[str] = (),
-) -> list[str]:
-    """Return the names of the unlabelled cases of a fold; arguments and errors as of :func:`prepare_unlabeled`."""
-
-    def known_cases() -> list[str]:
-        if folders.raw is not None:
-            return sorted(unlabeled_images(folders.raw, preprocessing.dataset_json))
-        return [case for case, source in usable_cases(preprocessing).items() if source == UNLABELED_IMAGES]
-
-    return unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
-
-
 def prepare_unlabeled(
     folders: DatasetFolders,
     preprocessing: UnlabeledPreprocessing,
@@ -68,6 +56,7 @@ def prepare_unlabeled(
     train: Sequence[str],
     val: Sequence[str],
     log: Log,
+    apart: Path | None = None,
 ) -> UnlabeledDataset:
     """Return the unlabelled cases of a fold as a dataset, preprocessing first what is missing or stale.
 
@@ -80,19 +69,30 @@ def prepare_unlabeled(
         train: Labelled training cases of the fold.
         val: Validation cases of the fold.
         log: Takes each line for the user.
+        apart: Folder for all of the cases where other plans made one of those that lie there, which other trainings may
+            be reading; ``None`` makes these anew.
 
     Raises:
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
     """
-    cases = names_of_fold(folders, preprocessing, fold, train, val)
+    images = {} if folders.raw is None else unlabeled_images(folders.raw, preprocessing.dataset_json)
+    usable = usable_cases(preprocessing) if folders.raw is None else {}
+
+    def known_cases() -> list[str]:
+        return (
+            sorted(images)
+            if folders.raw is not None
+            else [c for c, source in usable.items() if source == UNLABELED_IMAGES]
+        )
+
+    cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
     log(f"{len(cases)} unlabelled cases: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
 
     if folders.raw is None:
         log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
         where = f"{preprocessing.folder}, or are stale there (to preprocess them, set nnUNet_raw to the raw data)"
-        check_cases_exist(fold, cases, usable_cases(preprocessing), where)
+        check_cases_exist(fold, cases, usable, where)
     else:
-        images = unlabeled_images(folders.raw, preprocessing.dataset_json)
         with_label_file = sorted(set(cases) - set(images))
         if with_label_file:
             images = training_images(folders.raw, preprocessing.dataset_json) | images
@@ -101,6 +101,11 @@ def prepare_unlabeled(
                 f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "
                 "open their labels, but nnU-Net's planning has seen them."
             )
+        if apart is not None and (others := preprocessed_otherwise(preprocessing, cases)):
+            log(
+                f"{len(others)} unlabelled case(s) are preprocessed by other plans: all are preprocessed apart for now."
+            )
+            preprocessing = replace(preprocessing, folder=apart)
         done = preprocess_unlabeled(preprocessing, {case: images[case] for case in cases})
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
 from nnunet_ad.data.images import images_of_folder
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled, preprocessed_otherwise
-from nnunet_ad.data.unlabeled import DatasetFolders, Log, names_of_fold, prepare_unlabeled, preprocessing_of
+from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled
+from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, preprocessing_of
 from nnunet_ad.ranking.model import TrainedModel
 
 
@@ -38,14 +37,7 @@ def cases_of_fold(
     check_fold_exists(fold, folders.preprocessed)
     preprocessing = preprocessing_of(folders, predictor.plans_manager, configuration, predictor.dataset_json)
     with TemporaryDirectory(prefix=".preprocessed_", dir=workspace) as temporary:
-        others = preprocessed_otherwise(preprocessing, names_of_fold(folders, preprocessing, fold))
-        if folders.raw is not None and others:
-            log(
-                f"{len(others)} unlabelled case(s) are preprocessed by other plans than this training's; all are "
-                "preprocessed apart for now."
-            )
-            preprocessing = replace(preprocessing, folder=Path(temporary) / "images")
-        yield prepare_unlabeled(folders, preprocessing, fold, (), (), log)
+        yield prepare_unlabeled(folders, preprocessing, fold, (), (), log, apart=Path(temporary) / "images")
 
 
 @contextmanager

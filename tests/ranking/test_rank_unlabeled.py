@@ -240,7 +240,7 @@ def test_cases_that_other_trainings_use_stay_as_they_are_after_planning_anew(tra
     plans_file.write_text(json.dumps(plans))
     capsys.readouterr()
     assert rank(tmp_path / "second", "--steps", "1", "--top", "0") == 0
-    assert "are preprocessed by other plans than this training's" in capsys.readouterr().out
+    assert "are preprocessed by other plans: all are preprocessed apart" in capsys.readouterr().out
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(folder.iterdir())} == files
     assert [path.name for path in (tmp_path / "second").iterdir()] == ["ranking.csv"]
     assert len(read(tmp_path / "second")) == len(read(tmp_path / "first"))
