@@ -89,7 +89,7 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
             raise ConversionError(f"the input folder {arguments.input} does not exist; give another one with -i")
         dataset = converter.describe(arguments)
         if arguments.dry_run:
-            _print_plan(dataset, arguments.overwrite)
+            print_plan(dataset, _summary(dataset), arguments.overwrite)
         else:
             write_dataset(dataset, arguments.overwrite)
             _print_result(dataset)
@@ -108,11 +108,11 @@ def _dataset_id(text: str) -> int:
     return int(text)
 
 
-def _print_plan(dataset: Dataset, overwrite: bool) -> None:
+def print_plan(dataset: Dataset, summary: str, overwrite: bool) -> None:
     """List the files of a dataset, and what would keep it from being written."""
     for file in dataset.files():
         print(f"{dataset.folder_name}/{file}")
-    print(f"would write {_summary(dataset)}")
+    print(f"would write {summary}")
     try:
         check_target(dataset.dataset_id, dataset.name, overwrite)
     except ConversionError as error:

@@ -14,13 +14,14 @@ import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_ad.conversion.cases import Role
+from nnunet_ad.conversion.command_line import print_plan
 from nnunet_ad.conversion.dataset import MAX_DATASET_ID, Dataset
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.checks import MIN_SIZE
 from nnunet_ad.conversion.hospital.convert import Outcome, convert
 from nnunet_ad.conversion.hospital.options import Options
 from nnunet_ad.conversion.hospital.plan import ALL_FRAMES, Frames
-from nnunet_ad.conversion.writer import check_target, raw_folder
+from nnunet_ad.conversion.writer import raw_folder
 
 SCRIPT = "convert_hospital_data.py"
 LAYOUTS = """\
@@ -287,13 +288,7 @@ def _print_outcome(outcome: Outcome, options: Options, show_paths: bool) -> int:
         print(_why_refused(outcome, show_paths), file=sys.stderr)
         return 1
     if outcome.folder is None:
-        for file in outcome.dataset.files():
-            print(f"{outcome.dataset.folder_name}/{file}")
-        print(f"would write {_summary(outcome.dataset)}")
-        try:
-            check_target(options.dataset_id, options.name, options.overwrite)
-        except ConversionError as error:
-            print(f"but {error}")
+        print_plan(outcome.dataset, _summary(outcome.dataset), options.overwrite)
         return 0
     print(f"wrote {_summary(outcome.dataset)}")
     for note in outcome.dataset.notes:
