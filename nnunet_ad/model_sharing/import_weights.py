@@ -129,8 +129,13 @@ def _fill(network: ADNetwork, theirs: Mapping[str, Tensor]) -> Import:
     image_stem = next(name for name, module in network.named_modules() if module is network.encoder.image_stem)
     for name, parameter in network.named_parameters():
         start = name.removeprefix("average.").replace("encoder.separate_stem", image_stem)
-        there = start if of_ad else _name_in_stock(start, num_stages)
-        source = theirs.get(_name_in_export(start) if exported else name if name in theirs else there)
+        if exported:
+            there = _name_in_export(start)
+        elif of_ad:
+            there = name if name in theirs else start
+        else:
+            there = _name_in_stock(start, num_stages)
+        source = theirs.get(there)
         if source is None:
             found.unknown.append(name)
         elif source.shape != parameter.shape:
