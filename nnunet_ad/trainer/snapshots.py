@@ -12,7 +12,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.whole_file import written_whole
+from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 
 _FIRST = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -30,6 +30,13 @@ def central_patch(dataset: UnlabeledDataset, patch_size: list[int]) -> tuple[str
     start = [(s - p) // 2 for s, p in zip(image.shape[1:], size, strict=True)]
     patch = torch.from_numpy(crop_and_pad_nd(image, [[a, a + p] for a, p in zip(start, size, strict=True)], 0)).float()
     return case, (patch[:, 0] if len(patch_size) == 2 else patch)[None]
+
+
+def tidy(folder: Path, training_begins: bool) -> None:
+    """Remove what a killed process left half-written, and when a training begins the snapshots of an earlier one."""
+    for pattern in (LEFT_OVERS, "epoch_*.npz") if training_begins else (LEFT_OVERS,):
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def write(folder: Path, epoch: int, case: str, image: Tensor, label_maps: dict[str, Tensor]) -> None:

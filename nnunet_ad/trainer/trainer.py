@@ -25,7 +25,6 @@ from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.processes import add_over_processes_
 from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
-from nnunet_ad.whole_file import LEFT_OVERS
 
 
 class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
@@ -277,8 +276,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         """As the base; a new training removes the snapshots of an earlier one, which may be of other patches."""
         super().on_train_start()
         if self.local_rank == 0:
-            for file in self._snapshots.glob(LEFT_OVERS if self.current_epoch else "*"):
-                file.unlink()
+            snapshots.tidy(self._snapshots, training_begins=self.current_epoch == 0)
 
     def on_train_epoch_start(self) -> None:
         """As the host; gradients of the flows are measured in the first iteration."""
