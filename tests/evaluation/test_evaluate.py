@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from volumes_on_disk import LEFT, LEFT_SHIFTED, RIGHT, SHAPE, SPACING, box, writ
 
 from nnunet_ad.cli.main import main
 from nnunet_ad.evaluation import metrics, workers
-from nnunet_ad.evaluation.dataset import find_dataset
 from nnunet_ad.evaluation.evaluate import evaluate, run_names
 from nnunet_ad.evaluation.protocol import PAPER
 
@@ -455,27 +453,6 @@ class TestDataset:
         run(data)
         found = {row["domain"] for row in result(data)["per_domain"]}
         assert found == ({*shown, "(no domain)"} if shown else set())
-
-    def test_a_name_is_that_of_the_raw_dataset_wherever_the_command_runs(self, data, monkeypatch):
-        (data / "results" / "Dataset007_Toy").mkdir(parents=True)
-        monkeypatch.setenv("nnUNet_raw", str(data))
-        monkeypatch.chdir(data / "results")
-        assert find_dataset("Dataset007_Toy") == data / "Dataset007_Toy"
-        with pytest.raises(ValueError, match=r"has no dataset\.json"):
-            find_dataset("./Dataset007_Toy")
-
-    def test_an_earlier_result_survives_a_write_that_fails(self, data, monkeypatch):
-        run(data)
-        before = {file.name: file.read_bytes() for file in (data / "out").iterdir()}
-        write_text = Path.write_text
-
-        def fail(self, text, **options):
-            write_text(self, text[:40], **options)
-            raise OSError("no space left on device")
-
-        monkeypatch.setattr(Path, "write_text", fail)
-        assert run(data) == 1
-        assert {file.name: file.read_bytes() for file in (data / "out").iterdir()} == before
 
     def test_a_case_without_a_domain_is_shown_as_such(self, data):
         write_dataset(data, LABELS, {"a": "CT", "b": "MR"})
