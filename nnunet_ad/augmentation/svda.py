@@ -55,11 +55,10 @@ class SVDA(BasicTransform):
             raise ValueError(f"spatial_probability is {spatial_probability}; expected 0 to 1")
         self.num_operations = num_operations
         self.spatial_probability = spatial_probability
-        self.spatial = {
-            (rotates, scales): _spatial(patch_size, rotation, rotates, scales, slice_wise)
-            for rotates in (False, True)
-            for scales in (False, True)
-        }
+        # One for all operations, since each keeps coordinates of a whole patch.
+        self.crop = _crop(patch_size[1:] if slice_wise else patch_size, rotation)
+        within_slices = [Convert3DTo2DTransform(), self.crop, Convert2DTo3DTransform()]
+        self.spatial = ComposeTransforms(within_slices) if slice_wise else self.crop
         self.intensity = _intensity_operations()
 
     @classmethod
@@ -78,7 +77,8 @@ class SVDA(BasicTransform):
     def apply(self, data_dict: dict, **params) -> dict:
         """Crop, with rotation and scaling in the same interpolation, then change intensities."""
         operations = params["operations"]
-        data_dict = self.spatial["rotation" in operations, "scaling" in operations](**data_dict)
+        self.crop.p_rotation, self.crop.p_scaling = (float(name in operations) for name in SPATIAL)
+        data_dict = self.spatial(**data_dict)
         for name, operation in self.intensity.items():
             if name in operations:
                 data_dict = operation(**data_dict)
@@ -105,22 +105,18 @@ def training_transforms(
     return ComposeTransforms(transforms)
 
 
-def _spatial(
-    patch_size: Sequence[int], rotation: RandomScalar, rotates: bool, scales: bool, slice_wise: bool
-) -> BasicTransform:
-    crop = SpatialTransform(
-        patch_size[1:] if slice_wise else patch_size,
+def _crop(patch_size: Sequence[int], rotation: RandomScalar) -> SpatialTransform:
+    """Return the crop of the centre, which turns and scales with the probabilities that it is given later."""
+    return SpatialTransform(
+        patch_size,
         patch_center_dist_from_border=0,
         random_crop=False,
-        p_rotation=float(rotates),
         rotation=rotation,
-        p_scaling=float(scales),
         scaling=_SCALING,
         p_synchronize_scaling_across_axes=1,
         border_mode_seg="constant",
         padding_value_seg=-1,
     )
-    return ComposeTransforms([Convert3DTo2DTransform(), crop, Convert2DTo3DTransform()]) if slice_wise else crop
 
 
 def _intensity_operations() -> dict[str, BasicTransform]:
