@@ -215,8 +215,6 @@ def _registration_state(registered: bool, pth_files: list[Path]) -> Finding:
 def _check_other_folder(folder: str) -> Finding | None:
     """Return a finding on a folder in the variable that is not ours, or None if it is fine."""
     resolved, package = Path(folder).resolve(), Path(nnunet_ad.__file__).resolve().parent
-    if resolved == EXTERNAL_TRAINERS_FOLDER:
-        return None
     if resolved == package or resolved in package.parents or package in resolved.parents:
         found = f"{EXT_TRAINER_VARIABLE} names {folder}: nnU-Net forgets what it imports there, workers then fail"
         return Finding(Mark.FAULT, "registration", found, f"let it name {EXTERNAL_TRAINERS_FOLDER} instead")

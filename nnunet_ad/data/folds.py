@@ -51,11 +51,28 @@ def unlabeled_cases_of_fold(
         )
     both = sorted(set(unlabeled) & {*train, *val})
     if both:
+        them = "it" if len(both) == 1 else "them"
+        remedy = f"Remove {them} from one of the lists in {splits_file}."
+        if named is None:
+            remedy = f"{UNLABELED_IMAGES}/ and imagesTr/ have images of the same name: remove or rename one of the two."
         raise ValueError(
             f"fold {fold} of {preprocessed_dataset.name}: {_listed(both)} both labelled (train or val) and "
-            f"unlabelled. Remove {'it' if len(both) == 1 else 'them'} from one of the lists in {splits_file}."
+            f"unlabelled. {remedy}"
         )
     return unlabeled
+
+
+def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: str) -> None:
+    """Refuse a configuration that was planned but not preprocessed.
+
+    Raises:
+        ValueError: Says what to run.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{configuration} of {dataset} is not preprocessed by {plans}: there is no {folder}. Run "
+            f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {plans}."
+        )
 
 
 def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:

@@ -29,16 +29,18 @@ def check_labeled(
     Raises:
         ValueError: If a file of a case is missing or damaged, or if no training case has any foreground.
     """
-    locations = [_open(train, case)[LOCATIONS] for case in train.identifiers]
+    present: set[Hashable] = set()
+    for case in train.identifiers:
+        present |= {key for key, places in _open(train, case)[LOCATIONS].items() if len(places)}
     for case in val.identifiers:
         _open(val, case)
     classes = _foreground_classes(labels)
-    absent = [name for key, name in classes.items() if not any(len(found.get(key, ())) for found in locations)]
+    absent = [name for key, name in classes.items() if key not in present]
     if len(absent) == len(classes):
         raise ValueError(
-            f"{fold_of_dataset}: the labels of all {len(locations)} training case(s) ({_shortened(train.identifiers)}) "
-            f"are background; expected voxels of {_shortened(absent)}. Repair the files in labelsTr/ and run "
-            "nnUNetv2_preprocess again, or take other cases into the fold."
+            f"{fold_of_dataset}: the labels of all {len(train.identifiers)} training case(s) "
+            f"({_shortened(train.identifiers)}) are background; expected voxels of {_shortened(absent)}. Repair the "
+            "files in labelsTr/ and run nnUNetv2_preprocess again, or take other cases into the fold."
         )
     if absent:
         log(f"WARNING: no labelled training case of {fold_of_dataset} has {_shortened(absent)}: it can't be learned.")

@@ -1,7 +1,5 @@
 """Batches of labelled and unlabelled patches from one set of worker processes."""
 
-import errno
-
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from batchgenerators.dataloading.data_loader import DataLoader
@@ -18,7 +16,7 @@ class LabeledDataLoader(nnUNetDataLoader):
 
     Raises:
         ValueError: On ``next``, if a batch can't be made.
-        MemoryError, OSError, RuntimeError: As they come, if memory was short.
+        MemoryError, OSError, RuntimeError: As they come, if memory was short or a disk failed.
     """
 
     def get_indices(self) -> list[str]:
@@ -31,11 +29,12 @@ class LabeledDataLoader(nnUNetDataLoader):
         try:
             return super().generate_train_batch()
         except Exception as error:
-            if _is_shortage(error):
+            if _is_of_the_machine(error):
                 raise
             raise ValueError(
-                f"no patches from the labelled cases {', '.join(sorted(set(self._keys)))} ({error}): a preprocessed "
-                f"file of one of them in {self._data.source_folder} is damaged. Run nnUNetv2_preprocess again."
+                f"no patches from the labelled cases {', '.join(sorted(set(self._keys)))} ({error}): unless that is of "
+                f"the augmentation, a preprocessed file of one of them in {self._data.source_folder} is damaged. Run "
+                "nnUNetv2_preprocess again."
             ) from error
 
 
@@ -52,7 +51,7 @@ class UnlabeledDataLoader(nnUNetDataLoader):
 
     Raises:
         ValueError: On ``next``, if a case can't be read.
-        MemoryError, OSError, RuntimeError: As they come, if memory was short.
+        MemoryError, OSError, RuntimeError: As they come, if memory was short or a disk failed.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class UnlabeledDataLoader(nnUNetDataLoader):
         try:
             sample = self._crop(key)
         except Exception as error:
-            if _is_shortage(error):
+            if _is_of_the_machine(error):
                 raise
             raise ValueError(
                 f"no patch from the unlabelled case {key} ({error}): its preprocessed files in {self._data.folder} are "
@@ -115,8 +114,8 @@ class TwoStreamDataLoader(DataLoader):
         return {**labeled, "unlabeled_data": unlabeled["data"], "unlabeled_keys": unlabeled["keys"]}
 
 
-def _is_shortage(error: Exception) -> bool:
-    """Return whether the machine was short of memory, which is no fault of the data."""
+def _is_of_the_machine(error: Exception) -> bool:
+    """Return whether memory was short, or a disk or network failed, which is no fault of the data."""
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+        return not isinstance(error, FileNotFoundError) and error.errno is not None
     return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

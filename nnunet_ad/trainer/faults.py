@@ -111,21 +111,28 @@ def _worker_failed(error: Exception, trainer: nnUNetTrainer) -> str | None:
 def _disk_full(error: Exception, trainer: nnUNetTrainer) -> str | None:
     if not (isinstance(error, OSError) and error.errno in _DISK_FULL) and not _says(error, _TEXTS_OF_WRITING):
         return None
-    folder = trainer.output_folder
+    path = _file_of(error) or Path(trainer.output_folder)
+    folder = next(each for each in (path.absolute(), *path.absolute().parents) if each.is_dir())
     return (
-        f"{_file_of(error) or folder} can't be written: the disk is full, or a quota or limit on file sizes (ulimit "
-        f"-f) is reached; {_size(shutil.disk_usage(folder).free)} are free in {folder}. Make room there and go on with "
-        "--c."
+        f"{path} can't be written: the disk is full, or a quota or limit on file sizes (ulimit -f) is reached; "
+        f"{_size(shutil.disk_usage(folder).free)} are free in {folder}. Make room there and go on with --c."
     )
 
 
 def _not_writable(error: Exception, trainer: nnUNetTrainer) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
         return None
-    path = _file_of(error) or trainer.output_folder
+    results = Path(trainer.output_folder)
+    path = _file_of(error) or results
+    found = f"{path} can't be written or read ({os.strerror(error.errno or 0)})"
+    if path in results.parents or path.is_relative_to(results.parents[1]):
+        return (
+            f"{found}; results go to {results}. Let nnUNet_results name a folder on a disk that you may write, or "
+            "remove what is in its place."
+        )
     return (
-        f"{path} can't be written or read ({os.strerror(error.errno or 0)}); results go to {trainer.output_folder}. "
-        "Let nnUNet_results name a folder on a disk that you may write, or remove what is in its place."
+        f"{found}. Ask for the right to, or, if it lies in nnUNet_preprocessed, let somebody who has it run "
+        "`nnunet_ad preprocess-unlabeled` once; then training only reads there."
     )
 
 
@@ -158,8 +165,8 @@ def _no_room_for_semaphores(error: Exception) -> bool:
     return any("multiprocessing" in Path(frame.filename).parts for frame in frames)
 
 
-def _file_of(error: Exception) -> str | None:
-    return str(error.filename) if isinstance(error, OSError) and error.filename else None
+def _file_of(error: Exception) -> Path | None:
+    return Path(str(error.filename)) if isinstance(error, OSError) and error.filename else None
 
 
 def _device(device: torch.device) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 import torch
@@ -276,8 +277,9 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         file = checkpoints.readable(Path(filename_or_checkpoint), self.print_to_log_file)
         checkpoint = load_checkpoint(file)
         check_complete(checkpoint, file)
-        super().load_checkpoint(str(file))
         state = checkpoint["nnunet_ad"]
+        del checkpoint  # the host reads it again
+        super().load_checkpoint(str(file))
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]  # the running epoch logs its values again
         self.load_method_state(state)
@@ -301,8 +303,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         super().on_train_start()
 
     def on_train_end(self) -> None:
-        """As the host, which leaves the final and the best checkpoint."""
-        super().on_train_end()
+        """As the host, which leaves the final and the best checkpoint; without checkpointing no file changes."""
+        folder = self.output_folder
+        with TemporaryDirectory() as scratch:
+            if self.disable_checkpointing:  # the host removes checkpoint_latest.pth all the same
+                self.output_folder = scratch
+            super().on_train_end()
+        self.output_folder = folder
         if self.local_rank == 0 and not self.disable_checkpointing:
             folder = Path(self.output_folder)
             for file in (folder / checkpoints.FINAL, folder / checkpoints.LATEST):

@@ -4,6 +4,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from nnunet_ad.config import ADConfig
 from nnunet_ad.network.onednn import let_onednn_convolve
 from nnunet_ad.trainer import provenance
 from nnunet_ad.trainer.environment import integer_from_environment
@@ -12,7 +13,7 @@ from nnunet_ad.trainer.two_stream import EPOCHS_VARIABLE, ITERATIONS_VARIABLE
 
 
 class nnUNetTrainerSupervised(nnUNetTrainer):
-    """nnU-Net's own trainer, with ``NNUNET_AD_EPOCHS`` and ``NNUNET_AD_ITERATIONS`` as in this package.
+    """nnU-Net's own trainer, with as many epochs and iterations as nnUNetTrainerAD, not nnU-Net's 1000 epochs.
 
     ``NNUNET_AD_SEED`` decides on the first weights only: nnU-Net's data workers can't be seeded.
     """
@@ -26,11 +27,12 @@ class nnUNetTrainerSupervised(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (the host inspects this very signature)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = integer_from_environment(EPOCHS_VARIABLE, minimum=1) or self.num_epochs
-        iterations = integer_from_environment(ITERATIONS_VARIABLE, minimum=1)
-        if iterations is not None:
-            self.num_iterations_per_epoch = iterations
-            self.num_val_iterations_per_epoch = max(1, iterations // 5)
+        length = ADConfig()
+        self.num_epochs = integer_from_environment(EPOCHS_VARIABLE, minimum=1) or length.num_epochs
+        self.num_iterations_per_epoch = (
+            integer_from_environment(ITERATIONS_VARIABLE, minimum=1) or length.num_iterations_per_epoch
+        )
+        self.num_val_iterations_per_epoch = max(1, self.num_iterations_per_epoch // 5)
         seed = integer_from_environment(SEED_VARIABLE, minimum=0)
         if seed is not None:
             torch.manual_seed(seed)

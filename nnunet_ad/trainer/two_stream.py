@@ -19,7 +19,12 @@ from nnunet_ad.augmentation.svda import SVDA, training_transforms
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.domain_gap import domain_gap
-from nnunet_ad.data.folds import check_enough_for_folds, check_fold_exists, check_labeled_cases
+from nnunet_ad.data.folds import (
+    check_enough_for_folds,
+    check_fold_exists,
+    check_labeled_cases,
+    check_preprocessed,
+)
 from nnunet_ad.data.labeled import check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled, preprocessing_of
@@ -87,7 +92,15 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     # ------------------------------------------------------------------------------------------- network
 
     def initialize(self) -> None:
-        """As the host; the processes of a distributed training may be on any device and on several machines."""
+        """As the host; the processes of a distributed training may be on any device and on several machines.
+
+        Raises:
+            ValueError: If the configuration is not preprocessed.
+        """
+        plans = self.plans_manager
+        check_preprocessed(
+            Path(self.preprocessed_dataset_folder), plans.dataset_name, self.configuration_name, plans.plans_name
+        )
         is_ddp, self.is_ddp = self.is_ddp, False  # or the host would wrap the network for a GPU of the first machine
         super().initialize()
         self.is_ddp = is_ddp

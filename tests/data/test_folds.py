@@ -54,6 +54,11 @@ def test_a_case_both_labeled_and_unlabeled_is_refused(folders, list_name):
         cases(folders, **{list_name: ("x",)})
 
 
+def test_a_name_in_both_folders_is_refused_where_no_list_names_it(folders):
+    with pytest.raises(ValueError, match=r"a is both labelled .*imagesUnlabeled/ and imagesTr/ .* rename"):
+        cases(folders, fold="all", known=("a", "u1"))
+
+
 def test_no_unlabeled_case_is_refused(folders):
     with pytest.raises(ValueError, match="no unlabelled case"):
         cases(folders, known=())

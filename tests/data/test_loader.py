@@ -97,10 +97,11 @@ def test_an_error_names_the_labeled_cases_of_the_batch(preprocessing):
     [
         MemoryError("Unable to allocate 3.00 GiB"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError(errno.EIO, "Input/output error"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_a_shortage_of_memory_is_not_called_damage(preprocessing, monkeypatch, shortage):
+def test_a_fault_of_the_machine_is_not_called_damage(preprocessing, monkeypatch, shortage):
     def load_case(self, identifier):
         raise shortage
 

@@ -102,6 +102,16 @@ def test_an_empty_list(refused, write_split, part):
     refused(f'"{part}" of fold 0 is empty')
 
 
+def test_a_configuration_that_is_not_preprocessed(make_trainer, preprocessed):
+    shutil.rmtree(preprocessed / "nnUNetPlans_3d_fullres")
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    with pytest.raises(
+        ValueError, match=r"is not preprocessed by .* nnUNetv2_preprocess -d Dataset500_Made -c 3d_full"
+    ):
+        trainer.initialize()
+    assert not Path(trainer.output_folder).exists()
+
+
 def test_an_unlabeled_case_with_a_channel_too_many(refused, raw):
     file = raw / "imagesUnlabeled" / "Made_004_0000.nii.gz"
     shutil.copy(file, file.with_name("Made_004_0001.nii.gz"))

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from nnunet_ad.network.onednn import Conv3d
-from nnunet_ad.trainer import nnUNetTrainerCPS, nnUNetTrainerMeanTeacher, nnUNetTrainerSupervised
+from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerCPS, nnUNetTrainerMeanTeacher, nnUNetTrainerSupervised
 from nnunet_ad.trainer.mean_teacher import TeacherAndStudent
 
 SIZE = (16, 16, 16)
@@ -51,6 +51,14 @@ def test_the_teacher_is_validated_and_only_the_student_has_gradients(started):
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(x), network.teacher(x))
         assert not torch.equal(network.train()(x), network.eval()(x))
+
+
+def test_all_are_as_long_as_each_other_unless_a_variable_says_otherwise(make_trainer, monkeypatch):
+    monkeypatch.delenv("NNUNET_AD_ITERATIONS")
+    trainers = (nnUNetTrainerAD, nnUNetTrainerMeanTeacher, nnUNetTrainerCPS, nnUNetTrainerSupervised)
+    made = [make_trainer(trainer_class) for trainer_class in trainers]
+    lengths = {(t.num_epochs, t.num_iterations_per_epoch, t.num_val_iterations_per_epoch) for t in made}
+    assert lengths == {(300, 250, 50)}
 
 
 @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMeanTeacher, nnUNetTrainerCPS])

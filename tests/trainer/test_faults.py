@@ -22,14 +22,17 @@ from nnunet_ad.trainer.faults import TrainingError, check_writable, explain
 DATASET = "Dataset500_Made"
 
 
+RESULTS = f"/results/{DATASET}"
+
+
 @pytest.fixture
-def settings(tmp_path):
+def settings():
     """What the sentences take from a trainer."""
     return SimpleNamespace(
         device=torch.device("cpu"),
         configuration_manager=SimpleNamespace(patch_size=[96, 112, 80], batch_size=2),
         plans_manager=SimpleNamespace(dataset_name=DATASET),
-        output_folder=str(tmp_path),
+        output_folder=f"{RESULTS}/nnUNetTrainerAD__nnUNetPlans__3d_fullres/fold_0",
     )
 
 
@@ -55,8 +58,13 @@ def settings(tmp_path):
         (OSError(errno.ENOSPC, "No space left on device", "/results/x.pth"), "^/results/x.pth .* disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "disk is full"),
-        (OSError(errno.EROFS, "Read-only file system", "/results/x"), "/results/x .*Read-only.*nnUNet_results"),
-        (FileExistsError(errno.EEXIST, "File exists", "/results/x"), "remove what is in its place"),
+        (OSError(errno.EROFS, "Read-only file system", f"{RESULTS}/x"), f"{RESULTS}/x .*Read-only.*nnUNet_results"),
+        (PermissionError(errno.EACCES, "Permission denied", "/results"), "^/results .*denied.*nnUNet_results"),
+        (FileExistsError(errno.EEXIST, "File exists", RESULTS), "remove what is in its place"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/preprocessed/x.lock"),
+            r"^/preprocessed/x.lock .*denied\)\. (?!.*nnUNet_results).*`nnunet_ad preprocess-unlabeled` once",
+        ),
     ],
 )
 def test_known_errors_become_one_sentence(settings, error, said):

@@ -270,6 +270,16 @@ def test_a_training_without_checkpoints_stops_without_one(make_trainer):
     assert not list(Path(trainer.output_folder).glob("checkpoint*"))
 
 
+def test_a_training_without_checkpoints_leaves_those_of_another_alone(make_trainer):
+    stopped = interrupted(make_trainer(Watched), 1)
+    before = latest(stopped).read_bytes()
+    trainer = make_trainer(Watched)
+    trainer.disable_checkpointing = True
+    trainer.run_training()
+    assert latest(trainer).read_bytes() == before
+    assert [file.name for file in Path(trainer.output_folder).glob("checkpoint*")] == [latest(trainer).name]
+
+
 def test_the_time_limit_stops_before_it_is_over(make_trainer, monkeypatch):
     monkeypatch.setenv("NNUNET_AD_TIME_LIMIT", "0.01")
     trainer = make_trainer(Watched)
