@@ -26,7 +26,6 @@ from nnunet_ad.ranking.branches import ThreeDecoders
 from nnunet_ad.ranking.model import TrainedModel
 
 STEPS = (1, 2, 3, 5, 10, 20)
-PAPER_STEPS = 10
 
 
 def main() -> None:

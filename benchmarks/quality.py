@@ -24,6 +24,8 @@ the records are enough. Labels of validation cases score; nothing is chosen by t
 
     python benchmarks/quality.py benchmarks/quality/laseg_4_3mm_cpu.toml -o RESULTS -device cpu
     python benchmarks/quality.py benchmarks/quality/laseg_4_3mm_cpu.toml --records docs/results/records --table
+    python benchmarks/quality.py benchmarks/quality/laseg_4_3mm_cpu.toml --records docs/results/records --table \
+        --baseline MeanTeacher_svda
 """
 
 import argparse
@@ -33,7 +35,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from learning_curves import plot
@@ -73,6 +75,13 @@ class Experiment:
             if unknown := sorted(variant.keys() - known):
                 sys.exit(f"{file}: {name} sets {', '.join(unknown)}, which is no hyper-parameter of ADConfig")
         return cls(name=file.stem, **{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+    def tested_against(self, baseline: str) -> "Experiment":
+        """Return the same experiment with tests of each trainer against another one of its trainers."""
+        trainers = (self.baseline, *self.trainers)
+        if baseline not in trainers:
+            sys.exit(f"--baseline {baseline}: {self.name} has the trainers {', '.join(trainers)}")
+        return replace(self, baseline=baseline, trainers=tuple(each for each in trainers if each != baseline))
 
     def write_variants(self, out: Path) -> Path:
         """Write the variants as trainers into a folder for nnU-Net to search, and return it."""
@@ -166,11 +175,13 @@ def main() -> None:
     """Train what is not trained yet, and print the table."""
     arguments = parse_arguments()
     experiment = Experiment.read(arguments.experiment)
+    if arguments.baseline:
+        experiment = experiment.tested_against(arguments.baseline)
     for run in experiment.runs:
         finish(run, arguments)
     found = recorded(experiment, arguments.records)
-    print(as_markdown(experiment, found, arguments.device))
-    if found:
+    print(as_markdown(experiment, found))
+    if found and not arguments.baseline:
         plot(found, experiment.baseline, experiment.iterations, arguments.records / experiment.name / "curves.png")
 
 
@@ -192,6 +203,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-o", dest="output", type=Path, help="folder for the results of all experiments")
     parser.add_argument("--records", type=Path, help="folder for the records of finished runs (default: OUT/records)")
     parser.add_argument("-device", choices=("cpu", "cuda", "mps"), default="cuda")
+    parser.add_argument("--baseline", metavar="TRAINER", help="test each trainer against this one of the experiment")
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what there is")
     arguments = parser.parse_args()
     if not arguments.output and not (arguments.table and arguments.records):
@@ -214,11 +226,12 @@ def recorded(experiment: Experiment, records: Path) -> list[RunRecord]:
     return [RunRecord.read(file) for file in files if file.is_file()]
 
 
-def as_markdown(experiment: Experiment, found: Sequence[RunRecord], device: str) -> str:
+def as_markdown(experiment: Experiment, found: Sequence[RunRecord]) -> str:
     """Return commands, the table of all recorded runs, and the ends of their curves."""
     names = {(record.trainer, record.seed) for record in found}
     done = [run for run in experiment.runs if (run.trainer, run.seed) in names]
-    lines = [f"# {experiment.name}", "", "```", *experiment.prepare, *map(shown_command(device), done[:1]), "```", ""]
+    commands = [shown_command(run, record.device) for run, record in zip(done[:1], found, strict=False)]
+    lines = [f"# {experiment.name}", "", "```", *experiment.prepare, *commands, "```", ""]
     rows = []
     for trainer in dict.fromkeys(record.trainer for record in found):
         evaluation = score(trainer, experiment.baseline, found)
@@ -231,13 +244,9 @@ def as_markdown(experiment: Experiment, found: Sequence[RunRecord], device: str)
     return "\n".join([*lines, *map(line_of, found)])
 
 
-def shown_command(device: str):
-    """Return a function that writes a run as one line of a shell."""
-
-    def show(run: Run) -> str:
-        return " ".join([f"{name}={value}" for name, value in run.variables.items()] + run.command(device))
-
-    return show
+def shown_command(run: Run, device: str) -> str:
+    """Return a run as one line of a shell."""
+    return " ".join([f"{name}={value}" for name, value in run.variables.items()] + run.command(device))
 
 
 def score(trainer: str, baseline: str, records: Sequence[RunRecord]) -> Evaluation:
@@ -251,7 +260,7 @@ def score(trainer: str, baseline: str, records: Sequence[RunRecord]) -> Evaluati
 def rows_of(evaluation: Evaluation, trainer: str, seeds: Sequence[int]) -> list[tuple[str, ...]]:
     """Return a row for each structure and one for their mean."""
     tests = {test.structure: test for test in evaluation.comparisons() if test.metric == "Dice"}
-    rows = [row for row in evaluation.overall() if row.structure is not None or len(evaluation.structures) > 1]
+    rows = [row for row in evaluation.overall if row.structure is not None or len(evaluation.structures) > 1]
     return [
         (
             trainer,

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from nnunet_ad.evaluation.labels import Structure
 from nnunet_ad.evaluation.protocol import DEFAULT
 from nnunet_ad.evaluation.result import CaseScores, Evaluation
@@ -62,6 +60,11 @@ class RunRecord:
         )
         return ScoredRun(f"{self.trainer}, seed {self.seed}", cases)
 
+    @property
+    def device(self) -> str:
+        """The kind of device that it was made on, as nnU-Net's command wants it."""
+        return "cuda" if "CUDA" in self.made_with else re.findall(r"device: (\w+)", self.made_with)[0]
+
     def second_half(self, decoder: str) -> float:
         """Return the mean of the second half of a curve, without epochs that have no value; NaN without a curve."""
         curve = self.curves.get(decoder, [])
@@ -78,6 +81,8 @@ def record_of(trainer: str, seed: int, fold: Path, scored: ScoredRun) -> RunReco
         fold: nnU-Net's folder of the trained fold.
         scored: Scores of the fold's validation cases.
     """
+    import torch  # here, as tables of records need none
+
     log = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)["logging"]
     epochs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
     return RunRecord(

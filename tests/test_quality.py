@@ -94,7 +94,7 @@ def record_of(run_record, trainer: str, seed: int, dice: dict[str, float]):
         "theta": [None, 0.2, 0.4, None, 0.5, 0.7],
         "theta_per_class": [[None], [0.2], [0.4], [None], [0.5], [0.7]],
     }
-    return run_record.RunRecord(trainer, seed, "by hand", 1.5, cases, curves)
+    return run_record.RunRecord(trainer, seed, "by hand; device: cpu (EPYC)", 1.5, cases, curves)
 
 
 def cells_of(table: str) -> list[list[str]]:
@@ -115,7 +115,7 @@ def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
 
     experiment = quality.Experiment.read(tmp_path / "tiny.toml")
     found = quality.recorded(experiment, tmp_path / "records")
-    table = quality.as_markdown(experiment, found, "cpu")
+    table = quality.as_markdown(experiment, found)
 
     baseline, ours = cells_of(table)
     assert baseline[:3] == ["nnUNetTrainerSupervised", "0, 1", "organ"] and baseline[3].startswith("53.5 ±")
@@ -125,9 +125,16 @@ def test_a_table_is_made_of_records_alone(tmp_path, quality, run_record):
     t = 0.1 / 0.0002**0.5  # Welch's, with two degrees of freedom as both pairs of seeds differ by 0.02
     assert float(ours[7]) == pytest.approx(1 - t / (t**2 + 2) ** 0.5, abs=1e-4) and baseline[6:] == ["", ""]
     one_seed = [record for record in found if record.seed == 0]
-    assert cells_of(quality.as_markdown(experiment, one_seed, "cpu"))[1][7] == ""
+    assert cells_of(quality.as_markdown(experiment, one_seed))[1][7] == ""
     assert "Not finished: nnUNetTrainerMeanTeacher, seed 0; nnUNetTrainerMeanTeacher, seed 1." in table
     assert "nnUNetTrainerSupervised, seed 0: validation patches, second half of training: theta 60.0; 1.5 min" in table
+
+    assert "-device cpu" in table
+    turned = quality.as_markdown(experiment.tested_against("nnUNetTrainerAD_FewerSteps"), found)
+    assert [cells[0] + cells[5] for cells in cells_of(turned)] == [
+        "nnUNetTrainerSupervised-10.0",
+        "nnUNetTrainerAD_FewerSteps",
+    ]
 
     quality.plot(found, experiment.baseline, experiment.iterations, tmp_path / "curves.png")
     assert plt.imread(tmp_path / "curves.png").shape[1] == 960  # three panels wide

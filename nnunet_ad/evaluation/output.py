@@ -56,8 +56,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "complete": evaluation.is_complete,
         "structures": {structure.name: list(structure.values) for structure in evaluation.structures},
         "domains": evaluation.domains,
-        "overall": [_row_json(row) for row in evaluation.overall()],
-        "per_domain": [_row_json(row) for row in evaluation.per_domain()],
+        "overall": [_row_json(row) for row in evaluation.overall],
+        "per_domain": [_row_json(row) for row in evaluation.per_domain],
         "comparisons": [
             {
                 "structure": each.structure or MEAN,
@@ -97,8 +97,8 @@ def _report(evaluation: Evaluation, markdown: bool) -> str:
 def _tables(evaluation: Evaluation, with_intervals: bool) -> list[tuple[str, Table]]:
     """Return the tables with their headings. A terminal is too narrow for the intervals."""
     protocol, several = evaluation.protocol, len(evaluation.structures) > 1
-    tables = [("", _score_table(evaluation, _shown(evaluation.overall(), several), with_intervals))]
-    if domain_rows := evaluation.per_domain():
+    tables = [("", _score_table(evaluation, _shown(evaluation.overall, several), with_intervals))]
+    if domain_rows := evaluation.per_domain:
         means = [row for row in domain_rows if row.structure is None]
         tables.append(("Mean over structures in each domain", _score_table(evaluation, means, with_intervals)))
         if several:
@@ -173,7 +173,7 @@ def _score_table(evaluation: Evaluation, rows: Iterable[Row], with_intervals: bo
 
 
 def _run_table(evaluation: Evaluation) -> Table:
-    protocol, mean_row = evaluation.protocol, evaluation.overall()[-1]
+    protocol, mean_row = evaluation.protocol, evaluation.overall[-1]
     header = ("Run", *(f"{metric} [{protocol.unit(metric)}]" for metric in protocol.metrics))
     rows = [
         (run.name, *(number(_scaled(mean_row.summaries[m].run_means[index], m)) for m in protocol.metrics))
@@ -271,7 +271,7 @@ def _summary_lines(evaluation: Evaluation) -> list[list[object]]:
     lines: list[list[object]] = [[*header, "num_cases", "sd_runs", *(str(outcome) for outcome in Outcome)]]
     protocol = evaluation.protocol
     complete = "yes" if evaluation.is_complete else "no"
-    for row in (*evaluation.overall(), *evaluation.per_domain()):
+    for row in (*evaluation.overall, *evaluation.per_domain):
         for metric, summary in row.summaries.items():
             unit = "fraction" if metric in OVERLAPS else protocol.unit(metric)
             numbers = (_raw(value) for value in (summary.mean, summary.sd, summary.ci_low, summary.ci_high))

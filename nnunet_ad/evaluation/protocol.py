@@ -21,6 +21,11 @@ from dataclasses import dataclass
 OVERLAPS = ("Dice", "Jaccard")
 
 
+def best_value(metric: str) -> float:
+    """Return what a prediction scores that equals its reference: 1 for an overlap, 0 for a distance."""
+    return 1.0 if metric in OVERLAPS else 0.0
+
+
 @dataclass(frozen=True)
 class EmptyScore:
     """What a case scores when a mask is empty.

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from nnunet_ad.evaluation.labels import Structure
-from nnunet_ad.evaluation.protocol import Protocol
+from nnunet_ad.evaluation.protocol import Protocol, best_value
 from nnunet_ad.evaluation.scoring import Outcome, StructureScore
-from nnunet_ad.evaluation.statistics import PairedTest, Scores, Summary, paired_wilcoxon, summarise, welch
+from nnunet_ad.evaluation.statistics import (
+    PairedTest,
+    Scores,
+    Summary,
+    paired_wilcoxon,
+    summarise,
+    welch,
+    with_absent_as_best,
+)
 
 NO_DOMAIN = "(no domain)"
 
@@ -102,12 +111,14 @@ class Evaluation:
         """Whether every reference was predicted in every run and every prediction has a reference."""
         return not any(run.missing or run.extra for run in (*self.runs, *self.versus))
 
+    @cached_property
     def overall(self) -> tuple[Row, ...]:
-        """Return one row for each structure over all cases, then the mean over structures."""
+        """One row for each structure over all cases, then the mean over structures."""
         return self._rows(None, self.cases)
 
+    @cached_property
     def per_domain(self) -> tuple[Row, ...]:
-        """Return the rows of `overall` for each domain; none where no domain is known."""
+        """The rows of `overall` for each domain; none where no domain is known."""
         return tuple(
             row
             for domain in sorted(set(self.domains.values()))
@@ -115,13 +126,14 @@ class Evaluation:
         )
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Return the tests against the second method, on the cases that both have."""
+        """Return the tests against the second method, on the cases that all runs of both have."""
         if not self.versus:
             return ()
-        common = sorted(set(self.cases) & {scored.case for run in self.versus for scored in run.cases})
+        common = sorted(set.intersection(*({each.case for each in run.cases} for run in (*self.runs, *self.versus))))
         tests = []
         for metric in self.protocol.metrics:
             ours, other = (_array(runs, common, self._names, metric) for runs in (self.runs, self.versus))
+            ours, other = with_absent_as_best(ours, other, best_value(metric))
             for index, name in self._selections():
                 pair = ours[:, :, index], other[:, :, index]
                 tests.append(Comparison(name, metric, paired_wilcoxon(*pair), welch(*pair)))
@@ -151,11 +163,12 @@ class Evaluation:
         )
 
     def _outcomes(self, cases: Sequence[str], structure: str | None) -> dict[Outcome, int]:
+        wanted = set(cases)
         found = [
             score.outcome
             for run in self.runs
             for scored in run.cases
-            if scored.case in cases
+            if scored.case in wanted
             for score in scored.scores
             if structure in (None, score.structure)
         ]

@@ -13,7 +13,14 @@ from nnunet_ad.evaluation.cases import CasePair
 from nnunet_ad.evaluation.labels import LabelDefinition, Structure
 from nnunet_ad.evaluation.metrics import Mask
 from nnunet_ad.evaluation.protocol import Protocol
-from nnunet_ad.evaluation.volumes import Box, Labels, boxes_of_labels, check_same_grid, read_labels
+from nnunet_ad.evaluation.volumes import (
+    Box,
+    Labels,
+    boxes_of_labels,
+    check_same_grid,
+    read_labels,
+    without_single_slice,
+)
 from nnunet_ad.evaluation.workers import Workers
 
 
@@ -50,6 +57,8 @@ def score_case(pair: CasePair, labels: LabelDefinition, protocol: Protocol) -> l
     """
     prediction, reference = read_labels(pair.prediction), read_labels(pair.reference)
     check_same_grid(pair.case, prediction, reference)
+    # The whole area of a single slice would be surface, with a neighbour outside in front and behind.
+    prediction, reference = without_single_slice(prediction), without_single_slice(reference)
     if labels.ignore is not None:
         ignored = reference.labels == labels.ignore
         prediction.labels[ignored] = 0

@@ -124,6 +124,21 @@ def paired_wilcoxon(ours: Scores, other: Scores) -> PairedTest:
     return PairedTest(len(differences), median, float(stats.wilcoxon(differences).pvalue))
 
 
+def with_absent_as_best(ours: Scores, other: Scores, best: float) -> tuple[Scores, Scores]:
+    """Return the scores of two methods with ``best`` where only some of their runs have no number for a structure.
+
+    The reference lacks the structure there, as such a run rightly does, while another run invents it. Without a number
+    for being right the case would leave the tests, and with it what the other run has done.
+
+    Args:
+        ours: shape (runs, cases, structures), of cases that all runs have.
+        other: shape (its runs, same cases, same structures).
+        best: the metric's best value.
+    """
+    has_number = ~np.isnan(np.concatenate((ours, other))).all(axis=0)
+    return np.where(np.isnan(ours) & has_number, best, ours), np.where(np.isnan(other) & has_number, best, other)
+
+
 def welch(ours: Scores, other: Scores) -> float:
     """Return p, two-sided, of Welch's test of the runs' means of two methods; NaN where they can't tell.
 

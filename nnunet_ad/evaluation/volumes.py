@@ -1,6 +1,6 @@
 """Reads label maps and checks that two of them lie on one grid."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -100,6 +100,15 @@ def check_same_grid(case: str, prediction: LabelVolume, reference: LabelVolume) 
             + ("" if _same_frame(prediction, reference) else "; their directions differ")
             + ". Copy the geometry of the image into the wrong file, or resample it."
         )
+
+
+def without_single_slice(volume: LabelVolume) -> LabelVolume:
+    """Return a 3-D label map of one slice as the 2-D one that it is, any other as it is."""
+    if volume.labels.ndim < 3 or 1 not in volume.labels.shape:
+        return volume
+    axis = volume.labels.shape.index(1)
+    spacing = tuple(each for index, each in enumerate(volume.spacing) if index != axis)
+    return replace(volume, labels=volume.labels.squeeze(axis), spacing=spacing)
 
 
 def boxes_of_labels(labels: Labels) -> dict[int, Box]:

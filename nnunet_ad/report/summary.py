@@ -64,7 +64,7 @@ _CAUTION = (
 
 
 def _facts(evaluation: Evaluation, cases: Sequence[RankedCase]) -> tuple[Fact, ...]:
-    mean = evaluation.overall()[-1]
+    mean = evaluation.overall[-1]
     dice, distance = mean.summaries["Dice"], mean.summaries["HD95"]
     num_masks = mean.outcomes[Outcome.BOTH] + mean.outcomes[Outcome.MISSED]
     names = [structure.name for structure in evaluation.structures]
@@ -100,7 +100,7 @@ def _failures(evaluation: Evaluation, cases: Sequence[RankedCase]) -> list[str]:
     if len(scored) > 1:
         worst = ", ".join(f"{case.name} ({case.dice:.2f})" for case in scored[: min(NUM_WORST, len(scored) - 1)])
         sentences.append(f"Lowest overlap: {worst}. Look at these first.")
-    rows = [row for row in evaluation.overall()[:-1] if not math.isnan(row.summaries["Dice"].mean)]
+    rows = [row for row in evaluation.overall[:-1] if not math.isnan(row.summaries["Dice"].mean)]
     if len(rows) > 1:
         rows.sort(key=lambda row: row.summaries["Dice"].mean)
         low, high = rows[0], rows[-1]

@@ -49,13 +49,13 @@ def text(value: str) -> Cell:
 
 def structure_table(evaluation: Evaluation) -> SortableTable:
     """Return one row a structure, and their mean if there are several."""
-    rows = evaluation.overall()
+    rows = evaluation.overall
     return _table("Scores by structure", "Structure", evaluation, rows if len(rows) > 2 else rows[:1])
 
 
 def domain_table(evaluation: Evaluation) -> SortableTable | None:
     """Return the mean over structures for each domain; None with fewer than two domains."""
-    rows = [row for row in evaluation.per_domain() if row.structure is None]
+    rows = [row for row in evaluation.per_domain if row.structure is None]
     return _table("Scores by origin of the images", "Origin", evaluation, rows) if len(rows) > 1 else None
 
 

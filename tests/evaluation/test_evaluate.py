@@ -13,6 +13,7 @@ from volumes_on_disk import LEFT, LEFT_SHIFTED, RIGHT, SHAPE, SPACING, box, writ
 from nnunet_ad.cli.main import main
 from nnunet_ad.evaluation import metrics, workers
 from nnunet_ad.evaluation.evaluate import evaluate, run_names
+from nnunet_ad.evaluation.metrics import surface_distances
 from nnunet_ad.evaluation.protocol import PAPER
 
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -179,6 +180,39 @@ def test_versus_adds_a_paired_test(data):
     assert result(data)["versus"][0]["name"] == "perfect"
     assert tests["mean", "Dice"]["p_value_runs"] is None  # one run tells nothing about runs
     assert "Tests against perfect" in (data / "out" / "table.md").read_text()
+
+
+def test_a_method_that_invents_a_structure_does_not_win_by_it(data):
+    for case in ("a", "b", "c"):
+        write_labels(data / "ref" / f"{case}.nii.gz", box({2: RIGHT} if case == "a" else {1: LEFT, 2: RIGHT}))
+    shutil.copytree(data / "ref", data / "careful")
+    assert run(data, "--versus", str(data / "careful")) == 0
+    tests = {each["metric"]: each for each in result(data)["comparisons"] if each["structure"] == "left"}
+    assert tests["Dice"]["num_cases"] == tests["HD95"]["num_cases"] == 3
+    assert tests["Dice"]["median_difference"] < 0 < tests["HD95"]["median_difference"]
+
+
+def test_tests_are_over_the_cases_that_all_runs_have(data):
+    shutil.copytree(data / "ref", data / "first")
+    shutil.copytree(data / "ref", data / "second")
+    (data / "second" / "c.nii.gz").unlink()
+    others = ("--versus", str(data / "first"), "--versus", str(data / "second"), "--allow-missing")
+    assert run(data, *others) == 0
+    assert {test["num_cases"] for test in result(data)["comparisons"]} == {2}
+
+
+def test_one_slice_is_scored_as_the_picture_that_it_is(data):
+    disc = np.zeros((40, 40), np.uint8)
+    disc[10:30, 10:30] = 1
+    for index, folder in enumerate(("ref", "pred")):
+        shutil.rmtree(data / folder)
+        shifted = np.roll(disc, 3 * index, axis=1)
+        write_labels(data / folder / "a.nii.gz", shifted[None], (5.0, 2.0, 2.0))
+    assert run(data, dataset=None) == 0
+    mean = row(result(data)["overall"])["metrics"]
+    expected = surface_distances(np.roll(disc, 3, axis=1) == 1, disc == 1, (2.0, 2.0))
+    assert mean["HD95"]["mean"] == pytest.approx(expected.hd95)
+    assert mean["ASSD"]["mean"] == pytest.approx(expected.assd)
 
 
 def test_versus_tests_over_runs_where_there_are_several(data):
@@ -469,5 +503,5 @@ def test_runs_get_the_shortest_names_that_tell_them_apart(tmp_path):
 def test_the_function_returns_what_the_command_writes(data):
     evaluation = evaluate([data / "pred"], data / "ref", protocol=PAPER, processes=1, progress=False)
     assert evaluation.cases == ("a", "b", "c")
-    assert evaluation.overall()[-1].summaries["Dice"].mean == pytest.approx(0.75)
+    assert evaluation.overall[-1].summaries["Dice"].mean == pytest.approx(0.75)
     assert evaluation.is_complete

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_ad.evaluation.statistics import bootstrap_interval, paired_wilcoxon, summarise, welch
+from nnunet_ad.evaluation.statistics import (
+    bootstrap_interval,
+    paired_wilcoxon,
+    summarise,
+    welch,
+    with_absent_as_best,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -99,6 +105,14 @@ def test_cases_that_one_method_lacks_are_left_out():
     assert paired_wilcoxon(scores(1, NAN, 3), scores(2, 2, 2)).num_cases == 2
     nothing = paired_wilcoxon(scores(NAN), scores(1))
     assert nothing.num_cases == 0 and math.isnan(nothing.p_value)
+
+
+def test_what_is_rightly_left_out_is_best_where_another_run_invents_it():
+    ours = np.array([[[0.0], [NAN], [0.7]], [[NAN], [NAN], [0.6]]])
+    other = scores(NAN, NAN, 0.5)
+    filled, other_filled = with_absent_as_best(ours, other, best=1.0)
+    np.testing.assert_equal(filled, [[[0.0], [NAN], [0.7]], [[1.0], [NAN], [0.6]]])
+    np.testing.assert_equal(other_filled, scores(1.0, NAN, 0.5))
 
 
 def test_welch_compares_means_of_runs():
