@@ -1,5 +1,6 @@
 """nnU-Net's own commands on a small made dataset."""
 
+import io
 import json
 import os
 import random
@@ -105,6 +106,16 @@ def test_sigterm_to_all_processes_ends_a_training_that_can_be_continued(fold):
 
     run("nnUNetv2_train", *TRAINING, "--c")
     assert torch.load(fold / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 1
+
+
+def test_a_console_without_greek_shows_what_it_can(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    with pytest.raises(SystemExit) as raised:
+        main(["rank-unlabeled", "--help"])
+    sys.stdout.flush()
+    assert raised.value.code == 0
+    assert b"usage: nnunet_ad rank-unlabeled" in printed.getvalue()
 
 
 def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):

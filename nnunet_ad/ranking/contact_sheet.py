@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -55,6 +56,11 @@ def draw_contact_sheet(tiles: Sequence[Tile], caption: str, path: Path) -> None:
         caption: Below the tiles.
         path: The file; its name may end in anything.
     """
+    with rc_context({"text.parse_math": False}):  # names may hold a dollar sign
+        _draw(tiles, caption).savefig(path, dpi=110, format="png")
+
+
+def _draw(tiles: Sequence[Tile], caption: str) -> Figure:
     num_rows, num_columns = -(-len(tiles) // _TILES_A_ROW), min(len(tiles), _TILES_A_ROW)
     tallest = max(tile.label_maps.shape[1] * tile.aspect / tile.label_maps.shape[2] for tile in tiles)
     row_inches = _PANEL_INCHES * min(max(tallest, 0.4), 1.5) + _TEXT_INCHES
@@ -70,7 +76,7 @@ def draw_contact_sheet(tiles: Sequence[Tile], caption: str, path: Path) -> None:
         overview.set_title(f"{rank}. {tile.title}", loc="left", fontsize="small")
     figure.supxlabel(caption, fontsize="small")
     figure.legend(handles=_legend(), loc="outside upper center", ncols=2 if num_columns == 1 else 4, fontsize="small")
-    figure.savefig(path, dpi=110, format="png")
+    return figure
 
 
 def _draw_tile(overview: Axes, closeup: Axes, tile: Tile) -> None:

@@ -92,7 +92,8 @@ def _look_at(
     case = CaseDisagreement(identifier, disagreement_per_class(label_maps, values), volumes_ml)
     index = most_contested_slice(label_maps, values)
     aspect = float(spacing[1] / spacing[2])
-    return case, Tile(_title(case, structures, index), image[0, index], label_maps[:, index], aspect)
+    slices = image[0, index].copy(), label_maps[:, index].copy()  # a view would keep the volumes of every tile
+    return case, Tile(_title(case, structures, index), *slices, aspect)
 
 
 def grid_spacing(properties: dict, shape: tuple[int, ...], transpose_forward: list[int]) -> np.ndarray:

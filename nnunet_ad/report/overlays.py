@@ -65,7 +65,10 @@ def _draw_case(title: str, case: RankedCase, sources: Sources, evaluation: Evalu
     try:
         planes = cut_planes(image, pair.reference, pair.prediction, values)
     except ValueError as error:
-        return CaseOverlay(title, case, (), (), f"No picture: {error}")
+        note = f"No picture: {error}"
+        for path in (image, pair.reference, pair.prediction):  # the page may be passed on
+            note = note.replace(str(path), path.name)
+        return CaseOverlay(title, case, (), (), note)
     height = min(MAX_HEIGHT, WIDTH_OF_ROW / sum(plane.aspect for plane in planes))
     what = f"{title} {case.name}, Dice {case.dice:.2f}"
     pictures = tuple(_draw_plane(plane, structures, height, what) for plane in planes)

@@ -131,7 +131,8 @@ def _of_predictions(folder: Path, references: Path | None, dataset: str | None, 
             f"{folder} holds predictions, and without references there is nothing to say how good they are; "
             "pass the folder of references with -r."
         )
-    splits = raw / SPLITS_JSON if raw else None
+    planned = _in_variable("nnUNet_preprocessed", raw.name) if raw else None
+    splits = _first(place / SPLITS_JSON for place in (planned, raw) if place)
     return Sources(
         folder=folder,
         name=raw.name if raw else folder.resolve().name,
@@ -140,7 +141,7 @@ def _of_predictions(folder: Path, references: Path | None, dataset: str | None, 
         references=references,
         dataset=raw,
         images=_image_folders(images, raw),
-        trained_on=_trained_on_in_any_fold(splits) if splits and splits.is_file() else frozenset(),
+        trained_on=_trained_on_in_any_fold(splits) if splits else frozenset(),
     )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -22,6 +24,12 @@ def test_every_tile_is_drawn(number, tmp_path):
     for _, colour, _ in CONTOURS:
         red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
         assert (np.abs(picture[..., :3] - (red, green, blue)).max(-1) < 0.02).sum() > 20 * number
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    odd = replace(tile(), title="organ_$left 0.50, organ_$right 0.40")
+    draw_contact_sheet([odd], "caption", tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_a_case_without_foreground_is_drawn_whole(tmp_path):

@@ -76,6 +76,16 @@ def test_a_training_is_ranked(dataset, make_trainer, tmp_path, capsys):
     assert "Written to" in capsys.readouterr().out
 
 
+def test_tiles_keep_their_slices_and_not_whole_volumes(trained, tmp_path, monkeypatch):
+    from nnunet_ad.ranking import output
+
+    drawn = []
+    monkeypatch.setattr(output, "draw_contact_sheet", lambda tiles, caption, path: drawn.extend(tiles) or path.touch())
+    assert rank(tmp_path / "out", "--steps", "1") == 0
+    assert len(drawn) == 3
+    assert all(array.base is None for tile in drawn for array in (tile.image, tile.label_maps))
+
+
 def test_the_table_holds_what_it_says_and_no_label_is_needed(trained, tmp_path):
     delete_labels(trained)
     assert rank(tmp_path / "out", "--steps", "2", "--top", "0") == 0

@@ -101,6 +101,21 @@ def test_a_dataset_brings_references_names_and_images(made, tmp_path):
     assert "1 of the 6 scored cases are labelled training cases of at least one fold of this dataset (Made_000)" in text
 
 
+def test_splits_that_nnunet_made_while_training_are_known(made, tmp_path):
+    (made.raw / "splits_final.json").unlink(missing_ok=True)
+    assert (made.preprocessed / "splits_final.json").is_file()
+    shutil.copy(made.references / "Made_000.nii.gz", made.predictions)
+    assert "are labelled training cases" in visible(report(made.predictions, tmp_path, dataset="500"))
+
+
+def test_the_page_names_no_folder_where_an_image_cannot_be_read(made, tmp_path):
+    for image in made.images.glob("Made_00*"):
+        image.write_bytes(b"no image")
+    page = report(made.training, tmp_path)
+    assert "No picture: " in page
+    assert str(made.images) not in page
+
+
 def test_without_images_there_are_no_overlays(made, tmp_path):
     text = visible(report(made.predictions, tmp_path, references=made.references))
     assert "Left out: the images are not known; pass their folder with --images." in text
