@@ -14,8 +14,10 @@ from nnunet_ad.conversion.dicom.files import check_modality, number_of, read_dat
 from nnunet_ad.conversion.dicom.series import Series
 from nnunet_ad.conversion.errors import ConversionError
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+XOR = "CLOSEDPLANAR_XOR"
+CLOSED = ("CLOSED_PLANAR", XOR)
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+POINT_TOLERANCE = 1e-3  # voxels; points this near are the same, as after rounding in files
 PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a tenth of a millimetre
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
@@ -41,8 +43,10 @@ def structure_names(path: Path) -> list[str]:
 def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
     """Read the contours of an RTSTRUCT as masks.
 
-    A voxel belongs to a structure if its centre lies inside an odd number of its contours, so that a contour within
-    another one is a hole.
+    A voxel belongs to a structure if its centre lies inside one of its contours. A contour within another one is a
+    hole, one within that an island, and so on; contours that overlap in part are united, and one that is there twice
+    counts once. If all contours of a structure are of the type CLOSEDPLANAR_XOR, a voxel belongs to it if its centre
+    lies inside an odd number of them, as DICOM defines that type.
 
     Args:
         path: The file.
@@ -64,6 +68,7 @@ def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = 
         raise ConversionError("the RTSTRUCT has no contours, it may be truncated; get it again from its source")
     wanted = {number: name for number, name in all_names.items() if names is None or name in names}
     contours: dict[int | None, list[NDArray[np.float64]]] = {number: [] for number in wanted}
+    by_xor = set()
     for item in dataset.get("ROIContourSequence") or []:
         number = number_of(item, "ReferencedROINumber")
         if number not in all_names:
@@ -72,10 +77,12 @@ def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = 
             )
         if number in wanted:
             contours[number] += [_in_voxels(points, grid, number) for points in _closed_contours(item, number)]
+            if _are_combined_by_xor(item):
+                by_xor.add(number)
     axis = _slice_axis([points for each in contours.values() for points in each])
     masks: dict[str, NDArray[np.bool_]] = {}
     for number, name in wanted.items():
-        mask = _fill(contours[number], axis, grid, number)
+        mask = _fill(contours[number], axis, grid, number, number in by_xor)
         masks[name] = masks[name] | mask if name in masks else mask
     return {name: _to_image(mask, grid) for name, mask in masks.items()}
 
@@ -171,6 +178,11 @@ def _closed_contours(item: pydicom.Dataset, number: int | None) -> list[NDArray[
     return contours
 
 
+def _are_combined_by_xor(item: pydicom.Dataset) -> bool:
+    """Return whether all contours of a structure are of the type that stands for exclusive or."""
+    return {text_of(contour, "ContourGeometricType") for contour in item.get("ContourSequence") or []} == {XOR}
+
+
 def _in_voxels(points: NDArray[np.float64], grid: sitk.Image, number: int | None) -> NDArray[np.float64]:
     """Return points (points, 3) in mm as voxel coordinates in the order x, y, z."""
     axes = np.reshape(grid.GetDirection(), (3, 3)) * np.array(grid.GetSpacing())
@@ -190,9 +202,17 @@ def _slice_axis(contours: Sequence[NDArray[np.float64]]) -> int:
 
 
 def _fill(
-    contours: Sequence[NDArray[np.float64]], axis: int, grid: sitk.Image, number: int | None
+    contours: Sequence[NDArray[np.float64]], axis: int, grid: sitk.Image, number: int | None, by_xor: bool
 ) -> NDArray[np.bool_]:
-    """Return the voxels (z, y, x) inside the contours, which are given in voxel coordinates."""
+    """Return the voxels (z, y, x) inside the contours, which are given in voxel coordinates.
+
+    Args:
+        contours: Points (points, 3) of each contour.
+        axis: The axis along which the contours are flat.
+        grid: The grid of the voxels.
+        number: Number of the structure, for messages.
+        by_xor: Combine the contours of a slice by exclusive or; otherwise as nested ones.
+    """
     mask = np.zeros(grid.GetSize(), dtype=bool)
     by_slice = np.moveaxis(mask, axis, 0)
     in_plane = [each for each in range(3) if each != axis]
@@ -211,9 +231,36 @@ def _fill(
         slices[index].append(points[:, in_plane])
     _check_every_slice(sorted(slices), number)
     for index, polygons in slices.items():
-        for polygon in polygons:
-            by_slice[index] ^= polygon2mask(by_slice[index].shape, polygon)
+        distinct = polygons if by_xor else _distinct(polygons)
+        masks = [polygon2mask(by_slice[index].shape, polygon) for polygon in distinct]
+        by_slice[index] = np.logical_xor.reduce(masks) if by_xor else _nest(masks)
     return mask.T
+
+
+def _distinct(polygons: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return polygons (points, 2) with the same points once, whichever point comes first and whichever way they run."""
+    return list(
+        {
+            frozenset(map(tuple, np.rint(polygon / POINT_TOLERANCE).astype(int).tolist())): polygon
+            for polygon in polygons
+        }.values()
+    )
+
+
+def _nest(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Return the union of the masks of contours, in which a mask within another one is a hole, and so on by turns.
+
+    Equal masks count once: a contour that was written twice with its points a little apart must not erase itself.
+    """
+    distinct = {mask.tobytes(): mask for mask in masks}.values()
+    united = np.zeros_like(masks[0])
+    depths: list[tuple[NDArray[np.bool_], int]] = []
+    for mask in sorted(distinct, key=np.count_nonzero, reverse=True):
+        voxels = mask.nonzero()
+        depth = max((depth + 1 for outer, depth in depths if outer[voxels].all()), default=0)
+        united[voxels] = depth % 2 == 0
+        depths.append((mask, depth))
+    return united
 
 
 def _check_every_slice(indices: Sequence[int], number: int | None) -> None:

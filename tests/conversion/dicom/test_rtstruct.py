@@ -63,6 +63,54 @@ def test_contour_within_a_contour_is_a_hole_and_a_third_an_island(tmp_path, seri
     np.testing.assert_array_equal(array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Ring"]), expected)
 
 
+BOX, INNER, ISLAND = rectangle(2, 20, 2, 18), rectangle(5, 15, 5, 15), rectangle(8, 11, 8, 11)
+
+
+def filled(*boxes):
+    """Return the voxels of slices of boxes, each given as (value, x_0, x_1, y_0, y_1), later ones over earlier ones."""
+    expected = np.zeros(SHAPE, np.uint8)
+    for value, x_0, x_1, y_0, y_1 in boxes:
+        expected[2, y_0:y_1, x_0:x_1] = value
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("contours", "boxes"),
+    [
+        pytest.param([BOX, BOX], [(1, 2, 20, 2, 18)], id="twice"),
+        pytest.param(
+            [BOX, BOX[2:] + BOX[:2], BOX[::-1]], [(1, 2, 20, 2, 18)], id="from another point, other way round"
+        ),
+        pytest.param([BOX, [(x + 2e-4, y - 2e-4) for x, y in BOX]], [(1, 2, 20, 2, 18)], id="rounded otherwise"),
+        pytest.param([BOX, [(x, y + 0.05) for x, y in BOX]], [(1, 2, 20, 2, 18)], id="of the same voxels"),
+        pytest.param([BOX, INNER, BOX, INNER], [(1, 2, 20, 2, 18), (0, 5, 15, 5, 15)], id="twice with hole"),
+        pytest.param([INNER, ISLAND, BOX], [(1, 2, 20, 2, 18), (0, 5, 15, 5, 15), (1, 8, 11, 8, 11)], id="any order"),
+        pytest.param(
+            [rectangle(2, 9, 4, 10), rectangle(5, 12, 7, 15)], [(1, 2, 9, 4, 10), (1, 5, 12, 7, 15)], id="overlapping"
+        ),
+        pytest.param([rectangle(2, 9, 4, 10), rectangle(9, 12, 4, 10)], [(1, 2, 12, 4, 10)], id="side by side"),
+        pytest.param(
+            [rectangle(1, 14, 1, 19), rectangle(6, 23, 1, 19), rectangle(8, 12, 5, 9)],
+            [(1, 1, 23, 1, 19), (0, 8, 12, 5, 9)],
+            id="hole in two that overlap",
+        ),
+    ],
+)
+def test_contours_of_a_slice_never_erase_each_other(tmp_path, series, contours, boxes):
+    files, image = series
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": [to_mm(image, points, 2) for points in contours]})
+    mask = array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Organ"])
+    np.testing.assert_array_equal(mask, filled(*boxes))
+
+
+def test_contours_that_ask_for_it_are_combined_by_exclusive_or(tmp_path, series):
+    files, image = series
+    contours = [to_mm(image, points, 2) for points in (rectangle(2, 9, 4, 10), rectangle(5, 12, 4, 10))]
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": contours}, kind="CLOSEDPLANAR_XOR")
+    mask = array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Organ"])
+    np.testing.assert_array_equal(mask, filled((1, 2, 12, 4, 10), (0, 5, 9, 4, 10)))
+
+
 def test_ellipse_has_its_area_and_centre(tmp_path):
     image = sitk.Image([120, 100, 3], sitk.sitkUInt8)
     image.SetSpacing((0.5, 0.8, 3.0))
