@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -229,11 +230,11 @@ def _fill(
                 "contoured"
             )
         slices[index].append(points[:, in_plane])
-    _check_every_slice(sorted(slices), number)
     for index, polygons in slices.items():
         distinct = polygons if by_xor else _distinct(polygons)
         masks = [polygon2mask(by_slice[index].shape, polygon) for polygon in distinct]
         by_slice[index] = np.logical_xor.reduce(masks) if by_xor else _nest(masks)
+    _check_every_slice(by_slice, sorted(slices), number)
     return mask.T
 
 
@@ -263,12 +264,28 @@ def _nest(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     return united
 
 
-def _check_every_slice(indices: Sequence[int], number: int | None) -> None:
-    """Check that contours do not leave out slices in turn, as when another series was contoured."""
-    if len(indices) >= MIN_PLANES and np.diff(indices).min() > 1:
+def _check_every_slice(by_slice: NDArray[np.bool_], indices: Sequence[int], number: int | None) -> None:
+    """Check that contours do not leave out slices in turn, as when another series was contoured.
+
+    A slice is left out where the contours before and after it enclose the same place, since tissue lies between then;
+    separate small lesions do not.
+
+    Args:
+        by_slice: The filled contours, slice by slice.
+        indices: The contoured slices in order.
+        number: Number of the structure, for messages.
+
+    Raises:
+        ConversionError: No two contoured slices are neighbours, or slices are left out more often than not.
+    """
+    pairs = list(pairwise(indices))
+    dense = sum(after - before == 1 for before, after in pairs)
+    left_out = sum(after - before > 1 and (by_slice[before] & by_slice[after]).any() for before, after in pairs)
+    if len(indices) >= MIN_PLANES and (dense == 0 or left_out > dense):
         raise ConversionError(
-            f"the contours of the structure number {number} lie in {len(indices)} slices, of which no two are "
-            "neighbours, expected contours in every slice of a structure; choose the series that was contoured, or "
+            f"the contours of the structure number {number} lie in {len(indices)} slices, of which "
+            f"{f'{dense} pair(s)' if dense else 'no two'} are neighbours, and leave out the slices between {left_out} "
+            "pair(s), expected contours in every slice of a structure; choose the series that was contoured, or "
             "interpolate between the contours"
         )
 

@@ -224,6 +224,25 @@ def test_contours_of_a_coarser_series(tmp_path, series):
     refused(path, series[1], "lie in 3 slices, of which no two are neighbours")
 
 
+@pytest.mark.parametrize("indices", [(0, 2, 3, 5), (0, 1, 3, 5), (0, 2, 4, 5)])
+def test_contours_that_mostly_leave_out_slices(tmp_path, series, indices):
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in indices])
+    refused(path, series[1], "lie in 4 slices, of which 1 pair.* neighbours, and leave out the slices between 2 pair")
+
+
+@pytest.mark.parametrize("indices", [(0, 1, 3, 4), (0, 2, 3), (0, 5)])
+def test_contours_may_leave_out_a_slice(tmp_path, series, indices):
+    """As between two parts of an organ, or where somebody forgot one."""
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(2, 9, 4, 7), index) for index in indices])
+    assert array_of(read_rtstruct(path, series[1])["Plantedorgan"]).any(axis=(1, 2)).nonzero()[0].tolist() == [*indices]
+
+
+def test_lesions_at_other_places_leave_out_no_slice(tmp_path, series):
+    places = [(0, 2), (1, 2), (3, 8), (5, 14)]
+    path = write_one(tmp_path, series, [to_mm(series[1], rectangle(x, x + 4, 4, 7), index) for index, x in places])
+    assert array_of(read_rtstruct(path, series[1])["Plantedorgan"]).sum() == 4 * 12
+
+
 @pytest.mark.parametrize("shift", [(0, 0, 900), (900, 0, 0)])
 def test_contour_outside(tmp_path, series, shift):
     points = np.add(to_mm(series[1], rectangle(2, 9, 4, 7), 1), shift)
