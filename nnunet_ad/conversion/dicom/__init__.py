@@ -2,7 +2,7 @@
 
 ``files``         one file: whether it is DICOM, and what its header says
 ``planes``        the slices of a volume in space, and whether they make a regular grid
-``series``        finds the image series in a folder, chooses one, reads it
+``series``        finds the series among files, chooses one, reads it
 ``segmentation``  the segments of a DICOM-SEG, and their place on the grid of an image
 ``rtstruct``      the contours of an RTSTRUCT as masks
 

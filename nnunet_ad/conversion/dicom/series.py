@@ -1,4 +1,4 @@
-"""Finds the image series in a folder, chooses one, and reads it.
+"""Finds the series among files, chooses one, and reads it.
 
 SimpleITK reads the voxels, so that geometry and rescaled values are those of its own series reader, and decodes what is
 compressed. Before, the header of each slice is checked: the reader itself takes the geometry from the first and the
@@ -7,10 +7,9 @@ last slice, whatever lies between.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import highdicom
@@ -34,7 +33,7 @@ from nnunet_ad.conversion.dicom.planes import MIN_STEP, Plane, order_along_norma
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volumes import without_metadata
 
-__all__ = ["Series", "SeriesChoiceError", "choose_series", "find_masks", "find_series", "is_dicom", "read_series"]
+__all__ = ["Series", "SeriesChoiceError", "choose_series", "find_series", "is_dicom", "read_series"]
 
 MASK_MODALITIES = ("SEG", "RTSTRUCT")
 NO_IMAGES = {*MASK_MODALITIES, "AU", "DOC", "FID", "KO", "PR", "REG", "RTDOSE", "RTPLAN", "RTRECORD", "RWV", "SR"}
@@ -117,32 +116,50 @@ class SeriesChoiceError(ConversionError):
         self.public_message = public_message
 
 
-def find_series(folder: Path) -> list[Series]:
-    """Find the image series in a folder and the folders below it.
+def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Series]]:
+    """Find the series that files belong to. Of each file the header is read, once.
 
-    Files that are no DICOM are passed over, as are DICOM objects that are no images (masks, reports, plans, …).
     Localizers are apart from the other images of their series. Volumes of the same slices in one series (acquisitions,
     time points or echoes) become series of their own, whose descriptions end in what tells them apart, as
     ``[EchoNumbers 2]``.
 
+    Args:
+        files: The files. Those that are no DICOM are passed over, as are DICOM objects that are neither images nor
+            masks (reports, plans, …).
+
     Returns:
-        The series in the order of their numbers, those without number last.
+        The image series, and the DICOM-SEG and RTSTRUCT objects grouped by series; both in the order of the series'
+        numbers, those without number last.
 
     Raises:
         ConversionError: A DICOM file cannot be read, a file named as DICOM is none, or the files of one series state
             several modalities.
     """
-    return list(chain.from_iterable(_scan(folder, masks=False)))
-
-
-def find_masks(folder: Path) -> list[Series]:
-    """Find the DICOM-SEG and RTSTRUCT objects in a folder and the folders below it, grouped by series.
-
-    Raises:
-        ConversionError: A DICOM file cannot be read, a file named as DICOM is none, or the files of one series state
-            several modalities.
-    """
-    return list(chain.from_iterable(_scan(folder, masks=True)))
+    paths = sorted(files)
+    groups = defaultdict(list)
+    modalities: dict[str, str] = {}
+    for index, path in enumerate(paths):
+        try:
+            header = _find_header(path)
+        except ConversionError as error:
+            raise ConversionError(f"file {index + 1} of {len(paths)} in the order of their names: {error}") from None
+        if header is None:
+            continue
+        uid, modality = text_of(header, "SeriesInstanceUID"), modality_of(header)
+        if modalities.setdefault(uid, modality) != modality:
+            raise ConversionError(
+                f"the files of one series state the modalities {modalities[uid]} and {modality}, expected one; a file "
+                "may be damaged, so get the series again from its source"
+            )
+        if modality in MASK_MODALITIES or modality not in NO_IMAGES:
+            groups[uid, _is_localizer(header)].append((path, header))
+    found = []
+    for key in sorted(groups, key=lambda key: (_number_key(groups[key][0][1]), key)):
+        found += _split(_describe(groups[key][0][1]), groups[key])
+    return (
+        [series for series in found if series.modality not in MASK_MODALITIES],
+        [series for series in found if series.modality in MASK_MODALITIES],
+    )
 
 
 def choose_series(series: Sequence[Series], pattern: str | None) -> Series:
@@ -226,34 +243,6 @@ def _counted(index: int, total: int) -> Iterator[None]:
         raise ConversionError(f"{where}: {error}") from None
 
 
-def _scan(folder: Path, masks: bool) -> Iterator[list[Series]]:
-    """Yield the series of masks, or of images, of which each may be split into several."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    groups = defaultdict(list)
-    modalities: dict[str, str] = {}
-    for index, path in enumerate(paths):
-        try:
-            header = _find_header(path)
-        except ConversionError as error:
-            raise ConversionError(f"file {index + 1} of {len(paths)} in the order of their names: {error}") from None
-        if header is None:
-            continue
-        uid, modality = text_of(header, "SeriesInstanceUID"), modality_of(header)
-        if modalities.setdefault(uid, modality) != modality:
-            raise ConversionError(
-                f"the files of one series state the modalities {modalities[uid]} and {modality}, expected one; a file "
-                "may be damaged, so get the series again from its source"
-            )
-        if modality in MASK_MODALITIES if masks else modality not in NO_IMAGES:
-            groups[uid, _is_localizer(header)].append((path, header))
-    for key in sorted(groups, key=lambda key: (_number_key(groups[key][0][1]), key)):
-        uid, is_localizer = key
-        first = groups[key][0][1]
-        description, number = text_of(first, "SeriesDescription"), number_of(first, "SeriesNumber")
-        frame = text_of(first, "FrameOfReferenceUID")
-        yield _split(Series(uid, description, modality_of(first), number, (), is_localizer, frame), groups[key])
-
-
 def _find_header(path: Path) -> pydicom.Dataset | None:
     """Return what is needed of a header to find series; None for a file that is no DICOM or a directory of files."""
     if not is_dicom(path):
@@ -269,6 +258,19 @@ def _find_header(path: Path) -> pydicom.Dataset | None:
     if not text_of(header, "SeriesInstanceUID") or not text_of(header, "Modality"):
         raise ConversionError(UNREADABLE)
     return header
+
+
+def _describe(header: pydicom.Dataset) -> Series:
+    """Return the series that a file belongs to, yet without its files."""
+    return Series(
+        text_of(header, "SeriesInstanceUID"),
+        text_of(header, "SeriesDescription"),
+        modality_of(header),
+        number_of(header, "SeriesNumber"),
+        (),
+        _is_localizer(header),
+        text_of(header, "FrameOfReferenceUID"),
+    )
 
 
 def _number_key(header: pydicom.Dataset) -> tuple[bool, int]:

@@ -350,14 +350,13 @@ def _choose_series(pile: _Pile, role: Role, rules: Rules) -> "tuple[tuple[Series
 
     require_dicom()
     from nnunet_ad.conversion.dicom.rtstruct import referenced_series
-    from nnunet_ad.conversion.dicom.series import choose_series, find_masks, find_series
+    from nnunet_ad.conversion.dicom.series import choose_series, find_series
 
     (folder, *others) = [entry for entry in pile.top if any(file.is_relative_to(entry) for file in pile.dicom)]
     if others or folder.is_file():
         raise SourceError("a DICOM file lies outside a folder of its own case; give each case a folder")
-    wanted = set(pile.dicom)
-    images = [series for series in find_series(folder) if wanted.intersection(series.files)]
-    masks = tuple(file for series in find_masks(folder) for file in series.files if file in wanted)
+    images, mask_series = find_series(pile.dicom)
+    masks = tuple(file for series in mask_series for file in series.files)
     if pile.images and images:
         raise SourceError(
             f"found {len(pile.images)} image file(s) and {len(images)} DICOM series, expected one kind; leave one",

@@ -4,9 +4,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_helpers import images_below, series_below
 
 from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, refers_to, structure_names
-from nnunet_ad.conversion.dicom.series import find_masks, find_series, read_series
+from nnunet_ad.conversion.dicom.series import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_series
 
@@ -17,7 +18,7 @@ SHAPE = (6, 20, 24)  # z, y, x
 def series(tmp_path, grid):
     """Files of a made series on an oblique grid, and the image."""
     files = write_series(tmp_path / "images", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 900, **grid)
-    return files, read_series(find_series(tmp_path / "images")[0])
+    return files, read_series(images_below(tmp_path / "images")[0])
 
 
 def to_mm(image, points, index):
@@ -127,7 +128,7 @@ def test_ellipse_has_its_area_and_centre(tmp_path):
 
 def test_what_a_mask_refers_to(tmp_path, series):
     files, _ = series
-    (mine,) = find_series(tmp_path / "images")
+    (mine,) = images_below(tmp_path / "images")
     write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": []})
     other = replace(mine, uid="1.2.3")
     elsewhere = replace(other, frame_of_reference="1.2.4")
@@ -308,7 +309,7 @@ def contour_moments(path):
 
 @pytest.mark.parametrize("patient", ["pat_2", "pat_3"])
 def test_real_contours_keep_volume_and_centre(real, patient):
-    (series,), (contours,) = find_series(real / "rtstruct" / patient), find_masks(real / "rtstruct" / patient)
+    (series,), (contours,) = series_below(real / "rtstruct" / patient)
     (path,) = contours.files
     assert referenced_series(path) == series.uid
     image = read_series(series)

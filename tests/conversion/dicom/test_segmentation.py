@@ -2,10 +2,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_helpers import images_below
 
 from nnunet_ad.conversion.dicom.rtstruct import referenced_series
 from nnunet_ad.conversion.dicom.segmentation import place_on_grid, read_segmentation, segment_names
-from nnunet_ad.conversion.dicom.series import find_series, read_series
+from nnunet_ad.conversion.dicom.series import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_segmentation, write_series
 
@@ -14,7 +15,7 @@ from nnunet_ad.testing.dicom_files import PLANTED, write_segmentation, write_ser
 def series(tmp_path, values, grid):
     """Files of a made series of 6 x 9 x 7 voxels on an oblique grid, and the image."""
     files = write_series(tmp_path / "images", values, **grid)
-    return files, read_series(find_series(tmp_path / "images")[0])
+    return files, read_series(images_below(tmp_path / "images")[0])
 
 
 def boxes():
@@ -247,7 +248,7 @@ def test_real_segmentations_against_a_plain_count(real, name):
 @pytest.mark.parametrize("name", ["liver", "partial_overlaps"])
 def test_real_segmentations_lie_on_their_ct(real, name):
     path = real / "seg" / f"{name}.dcm"
-    (series,) = find_series(real / "seg" / "ct-3slice")
+    (series,) = images_below(real / "seg" / "ct-3slice")
     assert referenced_series(path) == series.uid
     image = read_series(series)
     placed = {label: place_on_grid(mask, image, False) for label, mask in read_segmentation(path).items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_helpers import images_below, series_below
 from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage, generate_uid
 
 from nnunet_ad.conversion import dicom
@@ -13,8 +14,6 @@ from nnunet_ad.conversion.dicom.series import (
     Series,
     SeriesChoiceError,
     choose_series,
-    find_masks,
-    find_series,
     is_dicom,
     read_series,
 )
@@ -29,7 +28,7 @@ from nnunet_ad.testing.dicom_files import (
 
 
 def read_only_series(folder):
-    (series,) = find_series(folder)
+    (series,) = images_below(folder)
     return read_series(series)
 
 
@@ -48,7 +47,7 @@ def assert_same_geometry(image, expected, tolerance=1e-6):
 def refused(folder, words):
     """Check that reading the series of a folder fails with one sentence that shows nothing planted."""
     with pytest.raises(ConversionError, match=words) as caught:
-        for series in find_series(folder):
+        for series in images_below(folder):
             read_series(series)
     check_message(str(caught.value), folder)
 
@@ -102,7 +101,7 @@ def test_geometry_is_that_of_simpleitk(tmp_path, values, grid):
 def test_files_are_sorted_along_the_normal(tmp_path, values, grid):
     files = write_series(tmp_path, values, **grid)
     assert files != sorted(files)
-    assert find_series(tmp_path)[0].files == tuple(files)
+    assert images_below(tmp_path)[0].files == tuple(files)
 
 
 def test_slices_stored_head_first_run_along_the_normal(tmp_path, values):
@@ -177,8 +176,9 @@ def test_other_files_and_other_objects_are_passed_over(tmp_path, values):
     (tmp_path / "picture.jpg").write_bytes(b"\xff\xd8\xff")
     write_segmentation(tmp_path / "seg.dcm", files, {"organ": values > 500})
     write_rtstruct(tmp_path / "rt.dcm", files, {"organ": [np.eye(3)]})
-    assert [series.description for series in find_series(tmp_path)] == ["the one"]
-    assert [series.modality for series in find_masks(tmp_path)] == ["SEG", "RTSTRUCT"]
+    images, masks = series_below(tmp_path)
+    assert [series.description for series in images] == ["the one"]
+    assert [series.modality for series in masks] == ["SEG", "RTSTRUCT"]
     assert not is_dicom(tmp_path / "notes.txt")
     assert is_dicom(files[0])
 
@@ -189,7 +189,7 @@ def test_series_come_in_the_order_of_their_numbers(tmp_path, values):
     edit_all = write_series(tmp_path / "none", values, description="no number")
     for file in edit_all:
         edit(file, SeriesNumber=None)
-    found = find_series(tmp_path)
+    found = images_below(tmp_path)
     assert [series.number for series in found] == [2, 7, 11, None]
     assert found[-1].description == "no number"
     assert all(len(series.files) == len(values) for series in found)
@@ -203,7 +203,7 @@ def test_localizer_within_a_series_is_apart(tmp_path, values):
     write_series(
         tmp_path, values[:1], direction=coronal, series_uid=uid, elements=localizer, names="L{}.dcm", description="abdo"
     )
-    series = find_series(tmp_path)
+    series = images_below(tmp_path)
     assert sorted((each.is_localizer, len(each.files)) for each in series) == [(False, 6), (True, 1)]
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_series(choose_series(series, None))), values)
     with pytest.raises(ConversionError, match="localizer"):
@@ -215,7 +215,7 @@ def test_volumes_of_the_same_slices_in_one_series_are_told_apart(tmp_path, value
     uid = generate_uid()
     for volume in (1, 2):
         write_series(tmp_path, values * volume, series_uid=uid, names=f"v{volume}_{{}}.dcm", elements={keyword: volume})
-    found = find_series(tmp_path)
+    found = images_below(tmp_path)
     assert [series.description for series in found] == [f"made series [{keyword} {volume}]" for volume in (1, 2)]
     with pytest.raises(SeriesChoiceError):
         choose_series(found, None)
@@ -436,7 +436,7 @@ def test_damaged_bytes_never_give_a_traceback(tmp_path, values):
             damaged[place] ^= 1 << rng.integers(8)
         files[2].write_bytes(damaged)
         try:
-            read_series(choose_series(find_series(tmp_path), None))
+            read_series(choose_series(images_below(tmp_path), None))
             outcomes.add("read")
         except ConversionError as error:
             outcomes.add("refused")
@@ -457,7 +457,7 @@ def test_missing_packages(monkeypatch):
 
 
 def test_real_study_is_read_as_simpleitk_reads_it(real):
-    series = find_series(real / "brain_study")
+    series = images_below(real / "brain_study")
     assert [(each.description, each.number, len(each.files)) for each in series] == [
         ("T1post", 11, 22),
         ("T1pre_reg", 26401, 22),

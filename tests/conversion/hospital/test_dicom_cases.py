@@ -106,6 +106,29 @@ def test_mask_of_a_file_image_needs_no_reference(kind, hospital, raw):
     assert convert(hospital, "--overlaps", "later") == 0
 
 
+def test_folders_are_followed_through_links_and_hidden_ones_passed_over(hospital, raw, tmp_path):
+    """What lies in the bin, as a second series, must not be taken for the case's."""
+    for case in CASES["labeled"]:
+        study = hospital / "labeled" / case / "study"
+        (study / "series 2").rename(tmp_path / f"moved {case}")
+        (study / "series 2").symlink_to(tmp_path / f"moved {case}")
+        series_of("hal", study / ".Trash" / "series 1")
+        (study / ".Trash" / "IM.dcm").write_bytes(b"no DICOM")
+    assert convert(hospital, "--overlaps", "later") == 0
+    for number, case in enumerate(CASES["labeled"], 1):
+        found = sitk.GetArrayFromImage(written(raw, f"imagesTr/Liver_000{number}_0000.nii.gz"))
+        np.testing.assert_array_equal(found, make_arrays(case)[0])
+
+
+def test_each_header_is_read_once_to_find_series(hospital, raw, monkeypatch):
+    from nnunet_ad.conversion.dicom import series as module
+
+    read, original = [], module._find_header
+    monkeypatch.setattr(module, "_find_header", lambda path: read.append(path) or original(path))
+    assert convert(hospital, "--overlaps", "later", "--dry-run") == 0
+    assert sorted(read) == sorted(hospital.rglob("*.dcm"))
+
+
 def test_masks_folder_and_reorientation(hospital, raw):
     for case in CASES["labeled"]:
         folder = hospital / "labeled" / case

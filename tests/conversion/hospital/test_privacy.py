@@ -161,7 +161,8 @@ def test_real_study_is_converted_with_its_geometry_and_without_its_patient(raw, 
 
     root = tmp_path / "in"
     case = shutil.copytree(REAL_STUDY, root / "labeled" / "case")
-    series = max(find_series(case), key=lambda each: len(each.files))
+    images, _ = find_series(path for path in case.rglob("*") if path.is_file())
+    series = max(images, key=lambda each: len(each.files))
     expected = sitk.ReadImage([str(file) for file in series.files])
     mask = np.zeros(expected.GetSize()[::-1], dtype=np.uint8)
     mask[2:6, 10:30, 12:25] = 1
