@@ -129,6 +129,17 @@ def test_each_header_is_read_once_to_find_series(hospital, raw, monkeypatch):
     assert sorted(read) == sorted(hospital.rglob("*.dcm"))
 
 
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_of_a_mask_below_unlabeled_the_header_is_read_and_no_more(kind, hospital, raw, refused):
+    mask = hospital / "unlabeled" / "eva" / "mask.dcm"
+    write_masks(kind, "eva", sorted(mask.parent.rglob("*.dcm")), mask)
+    content = mask.read_bytes()
+    mask.write_bytes(content[:-50])
+    assert convert(hospital, "--overlaps", "later", "--dry-run") == 0
+    mask.write_bytes(content[:400])
+    refused(convert(hospital, "--overlaps", "later"), "Liver_0005", "cannot be read as DICOM, it may be truncated")
+
+
 def test_masks_folder_and_reorientation(hospital, raw):
     for case in CASES["labeled"]:
         folder = hospital / "labeled" / case
