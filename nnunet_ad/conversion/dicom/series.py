@@ -16,6 +16,7 @@ import highdicom
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.pixels import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes, MediaStorageDirectoryStorage
 
 from nnunet_ad.conversion.dicom.files import (
@@ -432,16 +433,26 @@ def _read_multi_frame(file: Path) -> sitk.Image:
             frames = image.get_frames(apply_real_world_transform=False, apply_modality_transform=None)
     except (*PARSER_ERRORS, RuntimeError):
         syntax = UID(text_of(dataset.file_meta, "TransferSyntaxUID"))
-        how = f"; they are compressed by {syntax.name}, whose decoder may be missing: install the package pylibjpeg"
+        packages = " and ".join(_missing_packages(syntax))
+        how = f"; they are compressed by {syntax.name}, whose decoder may be missing: install {packages}"
         raise ConversionError(
             "the frames of the multi-frame image cannot be decoded, the file may be truncated"
-            f"{how if syntax.is_compressed else ''}; get it again from its source, or export one file a slice"
+            f"{how if packages else ''}; get it again from its source, or export one file a slice"
         ) from None
     if len(frames) != len(planes):
         raise ConversionError(
             f"the multi-frame image has {len(frames)} frames, but states the place of {len(planes)}; export it again"
         )
     return stack.apply(sitk.GetImageFromArray(np.asarray(frames, dtype=np.float32)[order]))
+
+
+def _missing_packages(syntax: UID) -> list[str]:
+    """Return the packages that are not installed here and decode a transfer syntax in pydicom."""
+    try:
+        missing = get_decoder(syntax).missing_dependencies
+    except NotImplementedError:  # pydicom has no decoder for it
+        return []
+    return list(dict.fromkeys(re.findall(r"pylibjpeg[\w-]*", " ".join(missing))))
 
 
 def _first_item(dataset: pydicom.Dataset, keyword: str) -> pydicom.Dataset | None:

@@ -7,7 +7,16 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_helpers import images_below, series_below
-from pydicom.uid import HTJ2KLossless, JPEGLSLossless, RLELossless, SecondaryCaptureImageStorage, generate_uid
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from nnunet_ad.conversion import dicom
 from nnunet_ad.conversion.dicom.series import (
@@ -416,6 +425,29 @@ def test_truncated_multi_frame(tmp_path, values):
     write_multi_frame(tmp_path / "enhanced.dcm", values)
     (tmp_path / "enhanced.dcm").write_bytes((tmp_path / "enhanced.dcm").read_bytes()[:-60])
     refused(tmp_path, "truncated")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "packages"),
+    [
+        (JPEGLosslessSV1, "pylibjpeg and pylibjpeg-libjpeg"),
+        (JPEG2000Lossless, "pylibjpeg and pylibjpeg-openjpeg"),
+        (RLELossless, "pylibjpeg and pylibjpeg-rle"),
+    ],
+)
+def test_multi_frame_names_the_packages_that_decode_it(tmp_path, values, syntax, packages, monkeypatch):
+    """Whatever is installed here: nothing decodes, and pydicom says what it could take."""
+    file = tmp_path / "enhanced.dcm"
+    write_multi_frame(file, np.pad(values, ((0, 0), (0, 1), (0, 1))))
+    dataset = pydicom.dcmread(file)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = dataset.PixelData[:-100]
+    dataset.save_as(file)
+    monkeypatch.setattr(type(get_decoder(syntax)), "missing_dependencies", [f"pylibjpeg - requires {packages}"])
+    refused(tmp_path, f"frames .* cannot be decoded.* install {packages}; get it")
+    monkeypatch.setattr(type(get_decoder(syntax)), "missing_dependencies", [])
+    refused(tmp_path, "may be truncated; get it again")
 
 
 @pytest.mark.parametrize("count", [5, 7])
