@@ -349,6 +349,12 @@ def _check_pixels(header: pydicom.Dataset) -> None:
             "the image is in colour, expected grey values; choose the series that the scanner measured, not a picture "
             "made from it"
         )
+    if kind == "MONOCHROME1" and (number_of(header, "NumberOfFrames") or 1) == 1:
+        raise ConversionError(
+            "the PhotometricInterpretation is MONOCHROME1, for which the reader would invert the values, expected "
+            "MONOCHROME2; export the series again in that form, or write MONOCHROME2 into the headers, which changes "
+            "how the image is displayed and no value"
+        )
 
 
 def _size_of(header: pydicom.Dataset) -> tuple[int, int]:
@@ -430,7 +436,9 @@ def _read_multi_frame(file: Path) -> sitk.Image:
     try:
         with quiet():
             image = highdicom.Image.from_dataset(dataset, copy=False)
-            frames = image.get_frames(apply_real_world_transform=False, apply_modality_transform=None)
+            frames = image.get_frames(
+                apply_real_world_transform=False, apply_modality_transform=None, apply_presentation_lut=False
+            )
     except (*PARSER_ERRORS, RuntimeError):
         syntax = UID(text_of(dataset.file_meta, "TransferSyntaxUID"))
         packages = " and ".join(_missing_packages(syntax))

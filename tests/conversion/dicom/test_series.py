@@ -152,6 +152,13 @@ def test_enhanced_multi_frame_is_the_same_volume_in_any_order_of_frames(tmp_path
     np.testing.assert_allclose(image.GetDirection(), grid["direction"], atol=1e-6)
 
 
+def test_inverted_grey_values_of_a_multi_frame_image_are_as_stored(tmp_path, values):
+    write_multi_frame(tmp_path / "enhanced.dcm", values)
+    edit(tmp_path / "enhanced.dcm", PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+    expected = values * (1 + np.arange(len(values)))[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), expected)
+
+
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(tmp_path):
     values = np.random.default_rng(1).integers(0, 9, (40, 4, 4))
     for index, file in enumerate(write_series(tmp_path, values, spacing=(1, 1, 0.625))):
@@ -375,6 +382,13 @@ def test_colour(tmp_path, values):
             PixelData=pixels,
         )
     refused(tmp_path, "slice 1 of 6, .* in colour")
+
+
+def test_inverted_grey_values_of_slices(tmp_path, values):
+    """ITK inverts them before it rescales."""
+    for file in write_series(tmp_path, values):
+        edit(file, PhotometricInterpretation="MONOCHROME1")
+    refused(tmp_path, "slice 1 of 6, .* MONOCHROME1, .* expected MONOCHROME2")
 
 
 def test_slice_without_pixels(tmp_path, values):
