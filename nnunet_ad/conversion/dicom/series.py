@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import highdicom
@@ -57,6 +57,8 @@ _FIND_TAGS = (
     "Modality",
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
+    "PatientID",
+    "IssuerOfPatientID",
     "SeriesDescription",
     "SeriesNumber",
     "ImageType",
@@ -89,6 +91,8 @@ class Series:
         files: Its files, sorted along the slice normal; in the order of their instance numbers if they state none.
         is_localizer: Whether its images are localizers, which make no volume.
         frame_of_reference: Its FrameOfReferenceUID, empty if it states none.
+        patient: Its PatientID, with IssuerOfPatientID and a backslash in front if that is stated; empty if it states
+            none. It identifies a patient, hence is not shown.
     """
 
     uid: str
@@ -98,6 +102,7 @@ class Series:
     files: tuple[Path, ...]
     is_localizer: bool = False
     frame_of_reference: str = ""
+    patient: str = field(default="", repr=False)
 
 
 class SeriesChoiceError(ConversionError):
@@ -271,7 +276,17 @@ def _describe(header: pydicom.Dataset) -> Series:
         (),
         _is_localizer(header),
         text_of(header, "FrameOfReferenceUID"),
+        _patient_of(header),
     )
+
+
+def _patient_of(header: pydicom.Dataset) -> str:
+    r"""Return issuer and number of the patient, as ``ISSUER\ID``, or the number alone; empty if there is none.
+
+    Neither may hold a backslash in DICOM, so that two patients never get the same name.
+    """
+    number, issuer = text_of(header, "PatientID"), text_of(header, "IssuerOfPatientID")
+    return f"{issuer}\\{number}" if number and issuer else number
 
 
 def _number_key(header: pydicom.Dataset) -> tuple[bool, int]:

@@ -179,7 +179,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help="finds the patient in the name of a case's file or folder, as in '^(P[0-9]+)'",
     )
-    whose.add_argument("--patients", type=Path, metavar="CSV", help="table with the columns case and patient")
+    whose.add_argument(
+        "--patients",
+        type=Path,
+        metavar="CSV",
+        help="table with the columns case and patient (default: as "
+        "DICOM headers state it; otherwise each case counts as a patient of its own)",
+    )
     splits.add_argument("--domains", type=Path, metavar="CSV", help="table with the columns case and domain")
     splits.add_argument(
         "--folds",

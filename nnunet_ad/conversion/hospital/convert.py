@@ -15,10 +15,12 @@ from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.cohort import check_cohort
 from nnunet_ad.conversion.hospital.findings import Finding, Severity, SourceError
 from nnunet_ad.conversion.hospital.groups import (
+    headers_tell_patients,
     look_up,
     make_folds,
     patient_of,
     read_table,
+    stated_patients,
     test_patients_elsewhere,
 )
 from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
@@ -204,23 +206,30 @@ def _assign_patients(
     surveyed: Sequence[SurveyedCase], options: Options, table: dict[str, str] | None
 ) -> dict[str, str]:
     """Return the patient of each case, and find test patients that have other cases."""
+    by_headers = headers_tell_patients(each.case.source for each in surveyed)
     patients = {}
     for each in surveyed:
         try:
-            patients[each.case.name] = patient_of(each.case.source, options.patient_regex, table)
+            patients[each.case.name] = patient_of(each.case.source, options.patient_regex, table, by_headers)
         except ConversionError as error:
             patients[each.case.name] = f"{each.case.role}/{each.case.source.name}"
             each.findings.append(Finding.of(error, each.case.name, "patient", each.case.source.paths))
     roles = {each.case.name: each.case.role for each in surveyed}
     elsewhere = test_patients_elsewhere(roles, patients)
+    other_way = "" if _is_told_patients(options) else ", or say by --patients or --patient-regex whose case it is"
     for each in surveyed:
         if others := elsewhere.get(each.case.name):
             words = (
                 f"the patient of this test case also has {', '.join(others[:3])}{', ...' if len(others) > 3 else ''} "
-                "for training, expected test patients in --test only; move or remove the case"
+                f"for training, expected test patients in --test only; move or remove the case{other_way}"
             )
             each.findings.append(Finding(each.case.name, "patient", words, words, paths=each.case.source.paths))
     return patients
+
+
+def _is_told_patients(options: Options) -> bool:
+    """Return whether an option says whose case is whose."""
+    return options.patients is not None or options.patient_regex is not None
 
 
 def _assign_domains(surveyed: Sequence[SurveyedCase], table: dict[str, str] | None) -> dict[str, str]:
@@ -255,7 +264,10 @@ def _describe(
         folds=folds,
         provenance=Provenance(options.name, PROVENANCE_TEXT, "", ""),
         setting="semi-supervised" if names[Role.UNLABELED] else "supervised",
-        notes=_notes(options, good, folds, names[Role.UNLABELED], channel_names),
+        notes=(
+            *_notes(options, good, folds, names[Role.UNLABELED], channel_names),
+            *_notes_on_patients(options, good, patients),
+        ),
     )
 
 
@@ -295,6 +307,19 @@ def _notes(
     if num_unused:
         notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")
     return tuple(notes)
+
+
+def _notes_on_patients(options: Options, good: Sequence[SurveyedCase], patients: dict[str, str]) -> tuple[str, ...]:
+    """Return how patients were told apart, where no option said it."""
+    if _is_told_patients(options):
+        return ()
+    num_stated = sum(patients[each.case.name] in stated_patients(each.case.source) for each in good)
+    if not num_stated:
+        return ("each case counts as a patient of its own; say by --patients or --patient-regex whose case it is",)
+    note = "patients are told apart by the DICOM headers"
+    if num_stated < len(good):
+        note += f"; {len(good) - num_stated} case(s) that state none count as patients of their own"
+    return (note,)
 
 
 def _case(each: SurveyedCase, reading: Reading, channel_names: tuple[str, ...], domain: str) -> Case:

@@ -4,7 +4,7 @@ import csv
 import random
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ad.conversion.cases import Role
@@ -74,21 +74,45 @@ def look_up(source: Source, table: Mapping[str, str], column: str) -> str:
     raise SourceError(f"the case is not in the table of --{column}s; add a line for it", source.name)
 
 
-def patient_of(source: Source, pattern: re.Pattern[str] | None, table: Mapping[str, str] | None) -> str:
+def stated_patients(source: Source) -> set[str]:
+    """Return the patients that the DICOM series of a case state; none for files, which state none."""
+    return {channel.patient for channel in source.channels if not isinstance(channel, Path)} - {""}
+
+
+def headers_tell_patients(sources: Iterable[Source]) -> bool:
+    """Return whether the patients that DICOM headers state tell cases apart.
+
+    They do not where no case states one, nor where two or more do and all state the same: that is a placeholder, as
+    ``ANONYMOUS``.
+    """
+    stated = [patients for source in sources if (patients := stated_patients(source))]
+    return len(stated) == 1 or len(set().union(*stated)) > 1
+
+
+def patient_of(
+    source: Source, pattern: re.Pattern[str] | None, table: Mapping[str, str] | None, by_headers: bool = False
+) -> str:
     """Return the patient that a case belongs to, by default one of its own.
 
     Args:
         source: The case.
         pattern: Regular expression searched in the case's name; its first group, or all it matches, is the patient.
         table: Patient of each case, as :func:`read_table` returns it.
+        by_headers: Without pattern and table, take the patient that the case's DICOM headers state, if any.
 
     Raises:
-        ConversionError: The pattern or the table does not say whose case it is.
+        ConversionError: The pattern or the table does not say whose case it is, or the headers state several patients.
     """
     if table is not None:
         return look_up(source, table, "patient")
     if pattern is None:
-        return f"{source.role}/{source.name}"
+        stated = stated_patients(source) if by_headers else set()
+        if len(stated) > 1:
+            raise SourceError(
+                f"the DICOM series of the case state {len(stated)} patients, expected one; find the right partners, or "
+                "say by --patients or --patient-regex whose case it is"
+            )
+        return stated.pop() if stated else f"{source.role}/{source.name}"
     match = pattern.search(source.name)
     patient = match and (match.group(1) if pattern.groups else match.group())
     if not patient:

@@ -246,6 +246,15 @@ def test_volumes_that_nothing_tells_apart_are_refused(tmp_path, values):
     refused(tmp_path, r"6 slice\(s\) lie where another one does, the first at 0.00 mm .* one slice a position")
 
 
+def test_the_patient_is_stated_but_not_shown(tmp_path, values):
+    write_series(tmp_path / "a", values)
+    write_series(tmp_path / "b", values, elements={"IssuerOfPatientID": "Planted issuer"})
+    write_series(tmp_path / "c", values, patient={}, elements={"IssuerOfPatientID": "Planted issuer"})
+    series = [images_below(tmp_path / name)[0] for name in "abc"]
+    assert [each.patient for each in series] == ["PLANTED-ID-4711", "Planted issuer\\PLANTED-ID-4711", ""]
+    assert not any("planted" in repr(each).lower().replace(str(tmp_path).lower(), "") for each in series)
+
+
 # --- what is chosen
 
 

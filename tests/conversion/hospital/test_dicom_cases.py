@@ -12,6 +12,8 @@ from hospital_helpers import CASES, NAME, SHAPE, convert, make_arrays, written
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
+import pydicom
+
 from nnunet_ad.testing.dicom_files import write_rtstruct, write_segmentation, write_series
 
 REAL_DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
@@ -193,6 +195,84 @@ def test_channels_from_several_series(hospital, raw):
     assert convert(hospital, *options) == 0
     found = sitk.GetArrayFromImage(written(raw, "imagesTr/Liver_0001_0000.nii.gz"))
     np.testing.assert_array_equal(found, 2 * make_arrays("ann")[0] + 1)
+
+
+def set_patients(hospital, patients):
+    """Write the elements of a patient into the headers of cases."""
+    for case, elements in patients.items():
+        for file in next(hospital.glob(f"*/{case}")).rglob("*.dcm"):
+            header = pydicom.dcmread(file)
+            for keyword, value in elements.items():
+                setattr(header, keyword, value)
+            header.save_as(file)
+
+
+def notes_of(raw):
+    return json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
+
+
+def folds_of(raw):
+    return json.loads((raw / NAME / "splits_final.json").read_text())
+
+
+EACH_ITS_OWN = "each case counts as a patient of its own; say by --patients or --patient-regex whose case it is"
+
+
+def test_folds_follow_the_patients_that_headers_state(hospital, raw):
+    patients = {"ann": "P1", "bob": "P2", "cid": "P1", "dan": "P3", "eva": "P1", "fay": "P4", "gus": "", "hal": "P5"}
+    set_patients(hospital, {case: {"PatientID": patient} for case, patient in patients.items()})
+    assert convert(hospital, "--overlaps", "later", "--folds", 3) == 0
+    assert sorted(fold["val"] for fold in folds_of(raw)) == [
+        ["Liver_0001", "Liver_0003"],
+        ["Liver_0002"],
+        ["Liver_0004"],
+    ]
+    for fold in folds_of(raw):
+        assert ("Liver_0005" in fold["unlabeled"]) == ("Liver_0001" not in fold["val"])
+        assert {"Liver_0006", "Liver_0007"} <= set(fold["unlabeled"])
+    words = "patients are told apart by the DICOM headers; 1 case(s) that state none count as patients of their own"
+    assert words in notes_of(raw)
+    assert EACH_ITS_OWN not in notes_of(raw)
+
+
+def test_a_patient_for_test_and_training_by_the_headers(hospital, raw, refused):
+    patients = {case: {"PatientID": f"PLANTED {case}"} for cases in CASES.values() for case in cases}
+    set_patients(hospital, patients | {"hal": {"PatientID": "PLANTED bob"}})
+    line = refused(convert(hospital, "--overlaps", "later"), "Liver_0008 (test 1 of 1), patient", "has Liver_0002")
+    assert "PLANTED" not in line and "--patients" in line
+    assert "PLANTED" not in refused(convert(hospital, "--overlaps", "later", "--show-paths"), "Liver_0008")
+    assert convert(hospital, "--overlaps", "later", "--patient-regex", ".*") == 0
+    assert not any("told apart" in note or note == EACH_ITS_OWN for note in notes_of(raw))
+
+
+def test_the_same_number_by_another_issuer_is_another_patient(hospital, raw):
+    set_patients(hospital, {"ann": {"PatientID": "1", "IssuerOfPatientID": "A"}, "hal": {"PatientID": "1"}})
+    set_patients(hospital, {case: {"PatientID": case} for case in ("bob", "cid", "dan", "eva", "fay", "gus")})
+    assert convert(hospital, "--overlaps", "later") == 0
+    assert "patients are told apart by the DICOM headers" in notes_of(raw)
+
+
+def test_a_patient_that_all_cases_state_is_a_placeholder(hospital, raw, capfd):
+    everyone = {case: {"PatientID": "ANONYMOUS"} for cases in CASES.values() for case in cases}
+    set_patients(hospital, everyone | {"gus": {"PatientID": ""}})
+    assert convert(hospital, "--overlaps", "later", "--folds", 4) == 0
+    assert EACH_ITS_OWN in notes_of(raw)
+    assert EACH_ITS_OWN in capfd.readouterr().out
+
+
+def test_series_of_several_patients_in_one_case(hospital, raw, refused):
+    for role, cases in CASES.items():
+        for case in cases:
+            image = 2 * make_arrays(case)[0] + 1
+            write_series(hospital / role / case / "b", image, SPACING, ORIGIN, description="T2 tse", modality="MR")
+    for file in (hospital / "unlabeled" / "eva" / "b").iterdir():
+        header = pydicom.dcmread(file)
+        header.PatientID = "PLANTED other"
+        header.save_as(file)
+    options = ("--overlaps", "later", "--channels", "T2", "CT", "--series-description", "T2", "made")
+    line = refused(convert(hospital, *options), "Liver_0005", "patient: the DICOM series of the case state 2 patients")
+    assert "PLANTED" not in line
+    assert convert(hospital, *options, "--patient-regex", ".*") == 0
 
 
 def test_another_modality_is_told(hospital, raw, refused):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hospital_helpers import ALL_CASES, NAME, convert
@@ -11,7 +12,7 @@ from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
 from nnunet_ad.conversion.hospital.command_line import LAYOUTS
-from nnunet_ad.conversion.hospital.groups import make_folds, patient_of, read_table
+from nnunet_ad.conversion.hospital.groups import headers_tell_patients, make_folds, patient_of, read_table
 from nnunet_ad.conversion.hospital.labels import read_labels
 from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
 from nnunet_ad.conversion.hospital.sources import Source
@@ -68,8 +69,9 @@ def test_more_folds_than_patients_are_refused(num_folds):
         make_folds(list("abcd"), [], patients, num_folds, 0)
 
 
-def source(name, role=Role.LABELED):
-    return Source(name, role, (), (), ())
+def source(name, role=Role.LABELED, *patients):
+    channels = tuple(SimpleNamespace(patient=patient) for patient in patients)
+    return Source(name, role, channels, (), ())
 
 
 def test_patients_by_pattern_table_or_none():
@@ -81,6 +83,33 @@ def test_patients_by_pattern_table_or_none():
         patient_of(source("smith"), re.compile("^(P[0-9]+)_"), None)
     with pytest.raises(ConversionError, match="not in the table of --patients"):
         patient_of(source("smith"), None, {})
+
+
+def test_patients_by_headers_unless_an_option_says_more():
+    stated = source("a_1", Role.LABELED, "P1", "P1", "")
+    assert patient_of(stated, None, None, by_headers=True) == "P1"
+    assert patient_of(stated, None, None) == "labeled/a_1"
+    assert patient_of(source("b"), None, None, by_headers=True) == "labeled/b"
+    assert patient_of(stated, re.compile("^a"), None, by_headers=True) == "a"
+    assert patient_of(stated, None, {"a_1": "x"}, by_headers=True) == "x"
+    with pytest.raises(ConversionError, match="state 2 patients"):
+        patient_of(source("c", Role.LABELED, "P1", "P2"), None, None, by_headers=True)
+
+
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [
+        ([], False),
+        (["", ""], False),
+        (["P1"], True),
+        (["P1", ""], True),
+        (["P1", "P1", ""], False),
+        (["P1", "P1", "P2"], True),
+    ],
+)
+def test_one_patient_of_all_cases_is_a_placeholder(patients, expected):
+    sources = [source(f"c{index}", Role.LABELED, patient) for index, patient in enumerate(patients)]
+    assert headers_tell_patients([*sources, source("file")]) is expected
 
 
 def test_a_patient_for_test_and_training_is_refused(hospital, raw, refused):
@@ -102,6 +131,14 @@ def test_cross_validation_is_written_and_keeps_patients_together(hospital, raw, 
         assert {"Liver_0006", "Liver_0007"} <= set(fold["unlabeled"])
     notes = json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
     assert any(note.startswith("1 times an unlabelled case is not used in a fold") for note in notes)
+    assert not any("of its own" in note for note in notes)
+
+
+def test_without_a_word_about_patients_a_note_says_what_was_assumed(hospital, raw, capsys):
+    assert convert(hospital) == 0
+    note = "each case counts as a patient of its own; say by --patients or --patient-regex whose case it is"
+    assert note in json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
+    assert f"note: {note}" in capsys.readouterr().out
 
 
 def test_a_case_missing_in_a_table_is_told(hospital, raw, refused, tmp_path):

@@ -122,6 +122,25 @@ def test_nothing_of_the_source_is_written_or_printed(hospital, raw, tmp_path, ca
     assert SECRET in (tmp_path / "mapping.csv").read_text()
 
 
+def test_patients_that_headers_state_are_nowhere_but_in_the_mapping(hospital, raw, tmp_path, capfd):
+    """They decide about folds here, and are told from each other; one is for test and training, which is an error."""
+    names = {"PatientID": "Plantedpatient", "IssuerOfPatientID": "Plantedissuer"}
+    secrets, array = (*SECRETS, *names.values()), make_arrays("ann")[0]
+    for number in (1, 2):
+        patient = names | {"PatientID": f"Plantedpatient{number}"}
+        write_series(hospital / "unlabeled" / f"c{number}", array + 9 + number, (0.8, 0.9, 2.5), patient=patient)
+    mapping = tmp_path / "mapping.csv"
+    assert convert(hospital, "--accept-outliers", "--mapping", mapping) == 0
+    assert "told apart by the DICOM headers" in (raw / NAME / "nnunet_ad.json").read_text()
+    assert_nothing_of(secrets, raw, capfd)
+    assert "Plantedissuer\\Plantedpatient2" in mapping.read_text()
+    write_series(hospital / "test" / "c", array + 20, (0.8, 0.9, 2.5), patient=patient)
+    report = tmp_path / "report"
+    assert convert(hospital, "--accept-outliers", "--overwrite", "--report", report) == 1
+    assert "the patient of this test case also has" in (report / "conversion_report.json").read_text()
+    assert_nothing_of(secrets, report, capfd)
+
+
 def test_nothing_of_the_source_is_in_findings(hospital, raw, tmp_path, capfd):
     add_bad_cases(hospital)
     report = tmp_path / "report"
