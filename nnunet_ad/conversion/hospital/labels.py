@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.hospital.findings import SourceError
 
 BACKGROUND, IGNORE = "background", "ignore"
 ANYTHING = "*"  # as a source of the background: whatever has no other name
@@ -39,8 +40,13 @@ class Structure:
     values: tuple[int, ...]
     sources: tuple[str, ...]
 
+    def has_source(self, name: str) -> bool:
+        """Return whether this very name is one of the sources, whatever the case."""
+        (name,) = _folded([name])
+        return name in _folded(self.sources)
+
     def is_called(self, name: str) -> bool:
-        """Return whether a file, segment or contour of this name is this structure, whatever the case."""
+        """Return whether one of the sources, patterns included, matches this name, whatever the case."""
         (name,) = _folded([name])
         patterns = (source.replace("[", "[[]") for source in _folded(self.sources) if source != ANYTHING)
         return any(fnmatchcase(name, pattern) for pattern in patterns)  # [ stands for itself
@@ -65,12 +71,30 @@ class Labels:
         return mapping | {value: self.numbers[each.name] for each in self.structures for value in each.values}
 
     def number_of(self, names: Iterable[str]) -> int | None:
-        """Return the value in the dataset of what is called by one of these names, or None."""
+        """Return the value in the dataset of what is called by one of these names, or None.
+
+        A source that is one of the names goes before patterns, whichever structure they belong to.
+
+        Args:
+            names: The names of one file, segment or contour, the most telling first.
+
+        Raises:
+            SourceError: Only patterns match, and they belong to several structures.
+        """
+        names = list(names)
+        everything = (*self.structures, self.background)
         for name in names:
-            for structure in (*self.structures, self.background):
-                if structure.is_called(name):
+            for structure in everything:
+                if structure.has_source(name):
                     return self.numbers[structure.name]
-        return None
+        matching = [structure.name for structure in everything if any(map(structure.is_called, names))]
+        if len(matching) > 1:
+            raise SourceError(
+                f"the name of a file, segment or contour matches patterns of {' and '.join(matching)} in labels.json, "
+                "expected one structure; add the whole name to the sources of the right one, or narrow the patterns",
+                names[0],
+            )
+        return self.numbers[matching[0]] if matching else None
 
     @property
     def ignores_others(self) -> bool:

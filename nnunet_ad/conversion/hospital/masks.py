@@ -93,8 +93,9 @@ class MaskSource:
             A uint8 volume on ``grid``.
 
         Raises:
-            ConversionError: A file cannot be read or is on another grid, a value or name is not in ``labels.json``,
-                a DICOM mask refers to another series, structures overlap, or nothing is marked.
+            ConversionError: A file cannot be read or is on another grid, a value or name is not in ``labels.json`` or a
+                name could be one of several structures, a DICOM mask refers to another series, structures overlap, or
+                nothing is marked.
         """
         numbers = [self._number_of(file, options.labels) for file in self.files]
         if len(self.files) == 1 and numbers == [None] and image_suffix(self.files[0]) is not None:
@@ -110,14 +111,19 @@ class MaskSource:
         return Mask(composed.image(), tuple(dict.fromkeys(warnings)))
 
     def _number_of(self, file: Path, labels: Labels) -> int | None:
-        """Return the structure that a file is named after."""
+        """Return the structure that a file is named after.
+
+        Raises:
+            ConversionError: That could be one of several.
+        """
         if image_suffix(file) is None:
             return None
         name = composed(stem(file))
         names = [file.name, name, split_mask_name(name, labels)[1] or ""]
         if name.startswith(self.case):
             names.append(name[len(self.case) :].lstrip("_-. "))
-        return labels.number_of(each for each in names if each)
+        with _counted(file, self.files):
+            return labels.number_of(each for each in names if each)
 
     def _read_label_map(self, grid: Grid, options: MaskOptions) -> Mask:
         if not any(structure.values for structure in options.labels.structures):

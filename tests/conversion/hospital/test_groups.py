@@ -12,6 +12,7 @@ from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
 from nnunet_ad.conversion.hospital.command_line import LAYOUTS
+from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.groups import headers_tell_patients, make_folds, patient_of, read_table
 from nnunet_ad.conversion.hospital.labels import read_labels
 from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
@@ -226,6 +227,27 @@ def test_brackets_in_a_source_stand_for_themselves(tmp_path):
     (tmp_path / "labels.json").write_text('{"low": {"sources": ["CTV[high]"]}, "high": {"sources": ["GTV [*Gy]"]}}')
     labels = read_labels(tmp_path / "labels.json")
     assert [labels.number_of([name]) for name in ("ctv[HIGH]", "GTV [70Gy]", "CTVh", "GTV 7")] == [1, 2, None, None]
+
+
+def test_exact_names_go_before_patterns_of_any_structure(tmp_path):
+    content = {"liver": {"sources": ["liver*"]}, "liver_tumour": {"sources": ["hcc"]}, "cyst": {"sources": ["*cyst?"]}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    labels = read_labels(tmp_path / "labels.json")
+    for names in (["Liver_Tumour"], ["liver_tumour.nii.gz", "liver_tumour"], ["liver_1", "HCC"]):
+        assert labels.number_of(names) == 2
+    assert [labels.number_of([name]) for name in ("liver_1", "cyst1", "livid")] == [1, 3, None]
+
+
+def test_a_name_that_patterns_of_two_structures_match_is_refused(tmp_path):
+    content = {"liver": {"sources": ["liver*"]}, "cyst": {"sources": ["*cyst?"]}, "background": {"sources": ["*old*"]}}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    labels = read_labels(tmp_path / "labels.json")
+    for names in (["Liver_cyst1"], ["liver_1", "smith_cyst1"]):
+        with pytest.raises(SourceError, match="matches patterns of liver and cyst") as caught:
+            labels.number_of(names)
+        assert names[0] in str(caught.value) and names[0] not in caught.value.public_message
+    with pytest.raises(SourceError, match="liver and background"):
+        labels.number_of(["liver_old"])
 
 
 def test_a_structure_may_name_a_source_twice_and_the_file_may_begin_with_a_mark(tmp_path):

@@ -218,6 +218,29 @@ def test_binary_file_without_a_name(hospital, raw, refused):
     assert_first_label(raw, np.where(make_arrays("ann")[1] == 1, 1, 0))
 
 
+def test_binary_file_with_the_exact_name_of_a_structure_is_not_taken_for_a_pattern(hospital, raw):
+    (hospital / "labels.json").write_text('{"liver": {"sources": ["liver*"]}, "liver_tumour": {"sources": ["hcc"]}}')
+    write_binary_masks(hospital, {"liver_1.nii.gz": 1, "liver_tumour.nii.gz": 2})
+    (hospital / "test" / "masks" / "hal.nii.gz").unlink()
+    assert convert(hospital) == 0
+    assert_first_label(raw)
+
+
+@pytest.mark.parametrize(
+    ("mask_name", "where"),
+    [
+        ("masks/{0}/smith_liver_hcc.nii.gz", ("Liver_0001 (labeled 1 of 4), mask",)),
+        ("{0}/smith_liver_hcc.nii.gz", ("error: --labeled",)),
+    ],
+)
+def test_binary_file_that_patterns_of_two_structures_match(mask_name, where, hospital, raw, refused):
+    relayout(hospital, "images/{0}.nii.gz" if "masks" in mask_name else "{0}/mr.nii.gz", mask_name)
+    (hospital / "labels.json").write_text('{"liver": {"sources": ["*liver*"]}, "tumour": {"sources": ["*hcc*"]}}')
+    words = "matches patterns of liver and tumour in labels.json"
+    assert "smith" not in refused(convert(hospital), *where, words)
+    assert "smith_liver_hcc.nii.gz" in refused(convert(hospital, "--show-paths"), *where, words)
+
+
 def test_overlapping_structures(hospital, raw, refused):
     write_binary_masks(hospital, {"liver.nii.gz": [1, 2], "tumour.nii.gz": 2})
     refused(convert(hospital), "Liver_0001", "voxel(s) are both tumour and liver", "--overlaps later")
