@@ -70,6 +70,11 @@ class Labels:
         mapping = dict.fromkeys(self.background.values, 0)
         return mapping | {value: self.numbers[each.name] for each in self.structures for value in each.values}
 
+    @property
+    def has_values(self) -> bool:
+        """Whether a structure has a value in label maps."""
+        return any(structure.values for structure in self.structures)
+
     def number_of(self, names: Iterable[str]) -> int | None:
         """Return the value in the dataset of what is called by one of these names, or None.
 

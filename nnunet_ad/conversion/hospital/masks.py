@@ -1,7 +1,8 @@
 """The mask files of a case as one label map in the dataset's values, on the grid of the images.
 
-A single file that no structure is named after is a label map. Otherwise each file is a structure's binary mask, or all
-are DICOM-SEG or RTSTRUCT objects, whose segments and contours have names.
+A single file that no structure is named after is a label map, and where structures have values also one that is called
+as its case. Otherwise each file is a structure's binary mask, or all are DICOM-SEG or RTSTRUCT objects, whose segments
+and contours have names.
 """
 
 from collections.abc import Iterator, Sequence
@@ -97,9 +98,9 @@ class MaskSource:
                 name could be one of several structures, a DICOM mask refers to another series, structures overlap, or
                 nothing is marked.
         """
-        numbers = [self._number_of(file, options.labels) for file in self.files]
-        if len(self.files) == 1 and numbers == [None] and image_suffix(self.files[0]) is not None:
+        if self._is_label_map(options.labels):
             return self._read_label_map(grid, options)
+        numbers = [self._number_of(file, options.labels) for file in self.files]
         composed = _Composition(grid, options)
         warnings: list[str] = []
         for file, number in zip(self.files, numbers, strict=True):
@@ -109,6 +110,21 @@ class MaskSource:
                 for structure in self._structures(file, number, grid, options):
                     warnings += composed.add(structure)
         return Mask(composed.image(), tuple(dict.fromkeys(warnings)))
+
+    def _is_label_map(self, labels: Labels) -> bool:
+        """Return whether the mask is one file that is no structure's.
+
+        A case may itself have a name that a structure's pattern matches, so a file called as the case says nothing.
+
+        Raises:
+            ConversionError: Its name could be that of one of several structures.
+        """
+        if len(self.files) != 1 or image_suffix(self.files[0]) is None:
+            return False
+        name = composed(stem(self.files[0]))
+        if labels.has_values and (name == self.case or split_mask_name(name, labels) == (self.case, "")):
+            return True
+        return self._number_of(self.files[0], labels) is None
 
     def _number_of(self, file: Path, labels: Labels) -> int | None:
         """Return the structure that a file is named after.
@@ -126,7 +142,7 @@ class MaskSource:
             return labels.number_of(each for each in names if each)
 
     def _read_label_map(self, grid: Grid, options: MaskOptions) -> Mask:
-        if not any(structure.values for structure in options.labels.structures):
+        if not options.labels.has_values:
             raise ConversionError(
                 "the mask is a label map, but labels.json gives no structure a value; add them, as in "
                 '{"liver": {"value": 1}}'

@@ -241,6 +241,26 @@ def test_binary_file_that_patterns_of_two_structures_match(mask_name, where, hos
     assert "smith_liver_hcc.nii.gz" in refused(convert(hospital, "--show-paths"), *where, words)
 
 
+@pytest.mark.parametrize("mask_name", ["liver_7", "liver_7_mask"])
+def test_label_map_called_as_its_case_is_one_whatever_the_case_is_called(mask_name, hospital, raw):
+    labels = {"liver": {"value": 1, "sources": ["liver_*.nii.gz", "*_7*"]}, "tumour": {"value": 2, "sources": ["l*"]}}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    for folder, name in (("images", "liver_7"), ("masks", mask_name)):
+        path = hospital / "labeled" / folder / "ann.nii.gz"
+        path.rename(path.with_name(f"{name}.nii.gz"))
+    assert convert(hospital) == 0
+    label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0004.nii.gz"))
+    np.testing.assert_array_equal(label, make_arrays("ann")[1])
+
+
+def test_binary_mask_called_as_its_case_is_the_structure_where_none_has_a_value(hospital, raw):
+    (hospital / "labels.json").write_text('{"liver": {"sources": ["ann*", "bob", "cid", "dan", "hal"]}}')
+    for path in hospital.rglob("masks/*"):
+        change_voxels(path, lambda array: 255 * (array > 0).astype(np.uint8))
+    assert convert(hospital) == 0
+    assert_first_label(raw, make_arrays("ann")[1] > 0)
+
+
 def test_overlapping_structures(hospital, raw, refused):
     write_binary_masks(hospital, {"liver.nii.gz": [1, 2], "tumour.nii.gz": 2})
     refused(convert(hospital), "Liver_0001", "voxel(s) are both tumour and liver", "--overlaps later")
