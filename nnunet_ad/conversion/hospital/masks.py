@@ -27,6 +27,7 @@ from nnunet_ad.conversion.volumes import map_label_values
 if TYPE_CHECKING:
     from nnunet_ad.conversion.dicom.series import Series
 
+MAX_ROUNDING = 1e-6  # of a value; factors in headers are of single precision, 6e-8
 MAX_VOLUME_CHANGE = 0.1  # of a structure by resampling, above which a case carries a warning
 
 
@@ -148,7 +149,6 @@ class MaskSource:
                 '{"liver": {"value": 1}}'
             )
         image = self._read_file(self.files[0])
-        _check_whole_numbers(image)
         _check_other_value(image, options.labels)
         image, warnings = _bring_to(image, grid, options.resample)
         return Mask(map_label_values(image, options.labels.values), warnings)
@@ -173,7 +173,7 @@ class MaskSource:
         yield from _read_dicom(file, grid, options)
 
     def _read_file(self, file: Path) -> sitk.Image:
-        return read_file(file, self._frame_in(file))
+        return _in_whole_numbers(read_file(file, self._frame_in(file)))
 
     def _frame_in(self, file: Path) -> int | None:
         """Return which volume of a file is the mask; the only one where it was drawn on one volume of the image."""
@@ -297,13 +297,24 @@ def _name(number: int, labels: Labels) -> str:
     return labels.structures[number - 1].name
 
 
-def _check_whole_numbers(image: sitk.Image) -> None:
+def _in_whole_numbers(image: sitk.Image) -> sitk.Image:
+    """Return a mask with its values rounded, which the factor in a header may have left a little beside them.
+
+    Raises:
+        ConversionError: They are no whole numbers.
+    """
     values = sitk.GetArrayViewFromImage(image)
-    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+    if values.dtype.kind != "f":
+        return image
+    whole = np.rint(values)
+    if not np.isfinite(values).all() or not np.isclose(values, whole, rtol=MAX_ROUNDING, atol=0).all():
         raise ConversionError(
             "the mask holds values that are no whole numbers, expected label values; give the mask, not an image or a "
             "probability map, and resample masks with nearest neighbour only"
         )
+    rounded = sitk.GetImageFromArray(whole)
+    rounded.CopyInformation(image)
+    return rounded
 
 
 def _check_other_value(image: sitk.Image, labels: Labels) -> None:
@@ -324,7 +335,6 @@ def _check_other_value(image: sitk.Image, labels: Labels) -> None:
 
 
 def _check_binary(image: sitk.Image) -> None:
-    _check_whole_numbers(image)
     found = np.unique(sitk.GetArrayViewFromImage(image))
     if len(found) > 2 or (len(found) == 2 and 0 not in found):
         shown = ", ".join(f"{value:g}" for value in found[:5].tolist())

@@ -258,7 +258,15 @@ def test_image_with_nan_in_other_formats(suffix, hospital, raw, refused):
     refused(convert(hospital), "Liver_0005", "1 NaN or infinite value(s)")
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.5, "values that are no whole numbers"), (np.nan, "1 NaN or infinite")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.5, "values that are no whole numbers"),
+        (1.00001, "no whole numbers"),
+        (1e-9, "no whole numbers"),
+        (np.nan, "1 NaN or infinite"),
+    ],
+)
 def test_mask_with_fractions(value, words, hospital, raw, refused):
     change_voxels(hospital / MASK, set_voxel(value))
     refused(convert(hospital), "Liver_0001", "mask: ", words)
@@ -267,6 +275,30 @@ def test_mask_with_fractions(value, words, hospital, raw, refused):
 def test_mask_of_whole_floats_is_fine(hospital, raw):
     change_voxels(hospital / MASK, lambda array: array.astype(np.float64))
     assert convert(hospital) == 0
+
+
+@pytest.mark.parametrize("kind", ["label map", "binary files"])
+def test_mask_scaled_by_its_header_is_rounded(kind, hospital, raw):
+    """Stored as 0 and 255 with the slope 1/255, which as a float32 makes 1.00000006 of 255."""
+
+    def scale(path, array):
+        change_voxels(path, lambda _: 255.0 * array)
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[112:116] = np.float32(1 / 255).tobytes()  # scl_slope
+        path.write_bytes(gzip.compress(content))
+        assert (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) % 1).any()
+
+    for case in CASES["labeled"]:
+        path, mask = hospital / "labeled" / "masks" / f"{case}.nii.gz", make_arrays(case)[1]
+        if kind == "label map":
+            scale(path, mask)
+        else:
+            for number, name in enumerate(("liver", "tumour"), 1):
+                scale(shutil.copy(path, path.with_name(f"{case}_{name}.nii.gz")), mask == number)
+            path.unlink()
+    assert convert(hospital) == 0
+    label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
+    np.testing.assert_array_equal(label, make_arrays("ann")[1])
 
 
 @pytest.mark.parametrize("value", [3, 205, -1])
