@@ -19,12 +19,14 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.geometry import closest_geometry
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 MAX_COSINE = 1e-3  # between axes that are called perpendicular
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20  # bytes, a multiple of every number's length
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError)
 DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
 
 
@@ -67,12 +69,13 @@ def num_frames(path: Path) -> int:
     Raises:
         ConversionError: The header cannot be read.
     """
-    size = _header(path).GetSize()
-    return prod(size[3:])
+    return prod(_size(_header(path))[3:])
 
 
 def read_file(path: Path, frame: int | None) -> sitk.Image:
     """Read one scalar 3-D volume.
+
+    Where the axes of a NIfTI file are a little off a right angle, the closest perpendicular ones take their place.
 
     Args:
         path: The file.
@@ -82,23 +85,19 @@ def read_file(path: Path, frame: int | None) -> sitk.Image:
         ConversionError: The file cannot be read, holds several volumes and no frame was chosen, has no such frame, its
             voxels are no single real numbers, or its axes are not perpendicular.
     """
-    reader = _header(path)
-    size = reader.GetSize()
+    header = _header(path)
+    size = _size(header)
+    if isinstance(header, nib.Nifti1Image):
+        _check_frame(size, frame)
+        return _read_skewed(header, frame or 0)
+    reader = header
     if reader.GetNumberOfComponents() != 1 or "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
         raise ConversionError(
             f"a voxel holds {reader.GetNumberOfComponents()} value(s) of the type "
             f"{sitk.GetPixelIDValueAsString(reader.GetPixelID())}, expected one real number; export the volume again "
             "without colours or components"
         )
-    frames = prod(size[3:])
-    if len(size) < 3 or len(size) > 4:
-        raise ConversionError(f"found {len(size)} dimensions, expected 3; give a volume")
-    if frame is None and frames > 1:
-        raise ConversionError(
-            f"found 4 dimensions with {frames} volumes, expected one 3-D volume; choose by --frames, as in --frames 0"
-        )
-    if frame is not None and not 0 <= frame < frames:
-        raise ConversionError(f"the file has {frames} volume(s), numbered from 0, hence no {frame}; change --frames")
+    _check_frame(size, frame)
     if len(size) == 4:
         reader.SetExtractSize([*size[:3], 0])
         reader.SetExtractIndex([0, 0, 0, frame or 0])
@@ -112,25 +111,81 @@ def read_file(path: Path, frame: int | None) -> sitk.Image:
     return image
 
 
+def _check_frame(size: tuple[int, ...], frame: int | None) -> None:
+    """Check that a file of this size has the volume that is wanted.
+
+    Raises:
+        ConversionError: It has not, or several where none was chosen.
+    """
+    frames = prod(size[3:])
+    if len(size) < 3 or len(size) > 4:
+        raise ConversionError(f"found {len(size)} dimensions, expected 3; give a volume")
+    if frame is None and frames > 1:
+        raise ConversionError(
+            f"found 4 dimensions with {frames} volumes, expected one 3-D volume; choose by --frames, as in --frames 0"
+        )
+    if frame is not None and not 0 <= frame < frames:
+        raise ConversionError(f"the file has {frames} volume(s), numbered from 0, hence no {frame}; change --frames")
+
+
 @contextmanager
 def _damage_as_error() -> Iterator[None]:
-    damage = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError)
     try:
         yield
-    except damage:
+    except _DAMAGE:
         raise ConversionError(DAMAGED) from None
     except OSError as error:  # its words would name the path
         raise ConversionError(f"the file cannot be opened ({error.strerror}); check its permissions") from None
 
 
-def _header(path: Path) -> sitk.ImageFileReader:
+def _header(path: Path) -> sitk.ImageFileReader | nib.Nifti1Image:
+    """Return a reader that has read the header, or the NIfTI file whose axes keep SimpleITK from reading it."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError:
-        raise ConversionError(DAMAGED) from None
+        skewed = _skewed_nifti(path)
+        if skewed is None:
+            raise ConversionError(DAMAGED) from None
+        return skewed
     return reader
+
+
+def _size(header: sitk.ImageFileReader | nib.Nifti1Image) -> tuple[int, ...]:
+    return header.shape if isinstance(header, nib.Nifti1Image) else header.GetSize()
+
+
+def _skewed_nifti(path: Path) -> nib.Nifti1Image | None:
+    """Return a NIfTI file if what keeps SimpleITK from reading it is that its axes are a little off a right angle.
+
+    Raises:
+        ConversionError: The axes are too far off, or it is NIfTI-2.
+    """
+    if image_suffix(path) not in (".nii", ".nii.gz"):
+        return None
+    try:
+        image = nib.load(path)
+    except (*_DAMAGE, OSError, ValueError, OverflowError):
+        return None
+    if isinstance(image, nib.Nifti2Image):
+        raise ConversionError("the file is NIfTI-2, which is not read; convert it to NIfTI-1")
+    if not isinstance(image, nib.Nifti1Image) or image.ndim < 3:
+        return None
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        return None
+    _check_perpendicular(image.affine[:3, :3])
+    return image if closest_geometry(image.affine, image.shape[:3]).moved else None
+
+
+def _read_skewed(image: nib.Nifti1Image, frame: int) -> sitk.Image:
+    """Read one volume of a NIfTI file with nibabel, on perpendicular axes."""
+    with _damage_as_error():
+        values = np.asarray(image.dataobj[..., frame] if image.ndim == 4 else image.dataobj)
+    volume = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=values.dtype.newbyteorder("=")))
+    closest_geometry(image.affine, image.shape[:3]).put_on(volume)
+    return volume
 
 
 def _check_nifti(path: Path, rectangular: bool) -> None:

@@ -197,6 +197,57 @@ def test_sheared_grid_of_a_tilted_gantry(hospital, raw, refused):
     refused(convert(hospital), "Liver_0005", "the axes of the grid are", "expected 90", "tilted gantry")
 
 
+def skew(path, cosine, kind=nib.Nifti1Image):
+    """Turn the second axis of a NIfTI file a little towards the first, and return where its voxels are."""
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[:3, 1] += cosine * affine[:3, 0]
+    turned = kind(np.array(image.dataobj), affine)
+    turned.set_qform(None, 0)
+    turned.set_sform(affine, 1)
+    nib.save(turned, path)
+    return affine
+
+
+@pytest.mark.parametrize("cosine", [3e-4, 9e-4])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_axes_a_little_off_a_right_angle_become_perpendicular(suffix, cosine, hospital, raw):
+    """SimpleITK refuses what registration leaves in single precision."""
+    for file in (ALONE, IMAGE, MASK):
+        path = hospital / file
+        if suffix == ".nii":
+            path = write(sitk.ReadImage(str(path)), path.with_suffix(""))
+            (hospital / file).unlink()
+        affine = skew(path, cosine)
+        with pytest.raises(RuntimeError):
+            sitk.ReadImage(str(path))
+    assert convert(hospital) == 0
+    found = written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays("eva")[0])
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz")), make_arrays("ann")[1]
+    )
+    image = written(raw, "imagesTr/Liver_0001_0000.nii.gz")
+    for voxel in ((0, 0, 0), (11, 13, 9)):
+        place = (np.diag([-1, -1, 1, 1]) @ affine @ [*voxel, 1])[:3]
+        assert np.linalg.norm(np.array(image.TransformIndexToPhysicalPoint(voxel)) - place) < 0.01
+
+
+def test_axes_a_little_off_a_right_angle_in_4d(hospital, raw, refused):
+    change(hospital / ALONE, lambda volume: sitk.JoinSeries([volume, volume + 1], 0.0, 1.0))
+    skew(hospital / ALONE, 5e-4)
+    refused(convert(hospital), "Liver_0005", "found 4 dimensions with 2 volumes", "--frames")
+    refused(convert(hospital, "--frames", 2), "Liver_0005", "hence no 2")
+    assert convert(hospital, "--frames", 1) == 0
+    found = written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays("eva")[0] + 1)
+
+
+def test_nifti_2_is_named(hospital, raw, refused):
+    skew(hospital / ALONE, 0, nib.Nifti2Image)
+    refused(convert(hospital), "Liver_0005", "the file is NIfTI-2, which is not read; convert it to NIfTI-1")
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_sheared_grid_in_other_formats(suffix, hospital, raw, refused):
     (hospital / ALONE).unlink()
