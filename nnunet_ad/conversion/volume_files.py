@@ -142,6 +142,8 @@ def _header(path: Path) -> sitk.ImageFileReader | nib.Nifti1Image:
     """Return a reader that has read the header, or the NIfTI file whose axes keep SimpleITK from reading it."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if image_suffix(path) == ".mha":  # by itself it takes this ending in lower case only
+        reader.SetImageIO("MetaImageIO")
     try:
         reader.ReadImageInformation()
     except RuntimeError:

@@ -60,6 +60,17 @@ def test_cases_go_to_their_folders_with_their_voxels_and_grid(suffix, tmp_path, 
             np.testing.assert_array_equal(sitk.GetArrayFromImage(label), mask)
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_endings_in_upper_case(suffix, hospital, raw):
+    for path in sorted(hospital.rglob("*.nii.gz")):
+        other = write(sitk.ReadImage(str(path)), path.with_name(path.name.replace(".nii.gz", suffix)))
+        other.rename(path.with_name(path.name.replace(".nii.gz", suffix.upper())))
+        path.unlink(missing_ok=True)
+    assert convert(hospital) == 0
+    found = written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), make_arrays("eva")[0])
+
+
 def test_descriptions_say_labels_channels_splits_and_domains(hospital, raw, tmp_path):
     table = tmp_path / "domains.csv"
     table.write_text("case;domain\n" + "".join(f"{case}.nii.gz;site {i % 2}\n" for i, case in enumerate(ALL_CASES)))
