@@ -56,8 +56,7 @@ def read_table(path: Path, column: str) -> dict[str, str]:
         case, entry = (composed((entries.get(key) or "").strip()) for key in ("case", column))
         if not case or not entry:
             raise ConversionError(f"{option}: line {number} lacks a case or a {column}; complete or remove it")
-        case = case[: -len(Path(case).name)] + stem(Path(case)) if image_suffix(Path(case)) else case
-        if table.setdefault(case, entry) != entry:
+        if table.setdefault(_without_ending(case), entry) != entry:
             raise ConversionError(f"{option}: line {number} gives a case another {column} than before; mend the table")
     return table
 
@@ -65,13 +64,22 @@ def read_table(path: Path, column: str) -> dict[str, str]:
 def look_up(source: Source, table: Mapping[str, str], column: str) -> str:
     """Return the entry of a case.
 
+    A folder may be called as a file, ``p.nii``, and the table has its entries without endings.
+
     Raises:
         ConversionError: The table has none.
     """
-    for key in (f"{source.role}/{source.name}", source.name):
-        if key in table:
-            return table[key]
+    for name in (source.name, _without_ending(source.name)):
+        for key in (f"{source.role}/{name}", name):
+            if key in table:
+                return table[key]
     raise SourceError(f"the case is not in the table of --{column}s; add a line for it", source.name)
+
+
+def _without_ending(case: str) -> str:
+    """Return a case's name, with a role in front or not, without the ending of an image file."""
+    path = Path(case)
+    return case[: -len(path.name)] + stem(path) if image_suffix(path) else case
 
 
 def stated_patients(source: Source) -> set[str]:

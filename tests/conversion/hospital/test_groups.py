@@ -13,7 +13,7 @@ from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
 from nnunet_ad.conversion.hospital.command_line import LAYOUTS
 from nnunet_ad.conversion.hospital.findings import SourceError
-from nnunet_ad.conversion.hospital.groups import headers_tell_patients, make_folds, patient_of, read_table
+from nnunet_ad.conversion.hospital.groups import headers_tell_patients, look_up, make_folds, patient_of, read_table
 from nnunet_ad.conversion.hospital.labels import read_labels
 from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
 from nnunet_ad.conversion.hospital.sources import Source
@@ -170,6 +170,15 @@ def test_tables_of_any_separator_and_ending(tmp_path):
         text = f"Domain{separator} case \nA{separator}labeled/x.nii.gz\nB{separator}y\n"
         (tmp_path / "t.csv").write_text(text)
         assert read_table(tmp_path / "t.csv", "domain") == {"labeled/x": "A", "y": "B"}
+
+
+def test_a_folder_whose_name_ends_as_a_file_is_found_in_a_table(tmp_path):
+    for entry in ("p.nii", "labeled/p.nii"):
+        (tmp_path / "t.csv").write_text(f"case,domain\n{entry},A\n")
+        table = read_table(tmp_path / "t.csv", "domain")
+        assert look_up(source("p.nii"), table, "domain") == look_up(source("p"), table, "domain") == "A"
+        with pytest.raises(ConversionError, match="not in the table"):
+            look_up(source("p.x"), table, "domain")
 
 
 # labels.json
