@@ -22,6 +22,7 @@ from nnunet_ad.conversion.hospital.groups import (
     read_table,
     stated_patients,
     test_patients_elsewhere,
+    untrained_structures,
 )
 from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
 from nnunet_ad.conversion.hospital.mapping import check_mapping_path, mapping_text, private_file
@@ -253,7 +254,14 @@ def _describe(
 ) -> Dataset:
     """Describe the dataset of the good cases."""
     names = {role: [each.case.name for each in good if each.case.role is role] for role in Role}
-    folds = make_folds(names[Role.LABELED], names[Role.UNLABELED], patients, options.num_folds, options.seed)
+    folds = make_folds(
+        names[Role.LABELED],
+        names[Role.UNLABELED],
+        patients,
+        options.num_folds,
+        options.seed,
+        _structures_of(good),
+    )
     channel_names = options.channels or (options.modality or _stated_modality(good) or DEFAULT_CHANNEL,)
     return Dataset(
         dataset_id=options.dataset_id,
@@ -269,6 +277,15 @@ def _describe(
             *_notes_on_patients(options, good, patients),
         ),
     )
+
+
+def _structures_of(good: Sequence[SurveyedCase]) -> dict[str, list[str]]:
+    """Return the structures that each labelled case holds."""
+    return {
+        each.case.name: [structure for structure, volume in each.millilitres.items() if volume]
+        for each in good
+        if each.case.role is Role.LABELED
+    }
 
 
 def _stated_modality(good: Sequence[SurveyedCase]) -> str | None:
@@ -306,6 +323,13 @@ def _notes(
     num_unused = sum(len(unlabeled) - len(fold.unlabeled) for fold in folds)
     if num_unused:
         notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")
+    structures = _structures_of(good)
+    for number, fold in enumerate(folds):
+        if lacking := untrained_structures(fold, structures):
+            notes.append(
+                f"in fold {number} no training case has {', '.join(lacking)}, hence none learns it; "
+                "take another --seed or number of --folds, or label more cases"
+            )
     return tuple(notes)
 
 

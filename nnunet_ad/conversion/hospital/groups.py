@@ -4,7 +4,7 @@ import csv
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ad.conversion.cases import Role
@@ -145,7 +145,12 @@ def test_patients_elsewhere(roles: Mapping[str, Role], patients: Mapping[str, st
 
 
 def make_folds(
-    labeled: Sequence[str], unlabeled: Sequence[str], patients: Mapping[str, str], num_folds: int | None, seed: int
+    labeled: Sequence[str],
+    unlabeled: Sequence[str],
+    patients: Mapping[str, str],
+    num_folds: int | None,
+    seed: int,
+    structures: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[Fold, ...]:
     """Divide the cases into folds. Cases of one patient are on one side of each.
 
@@ -156,8 +161,10 @@ def make_folds(
         unlabeled: Names of the unlabelled cases.
         patients: Patient of each case.
         num_folds: Number of folds of a cross-validation. None makes one fold: about a fifth of the labelled cases is
-            kept aside as ``val`` where there are at least ten cases and two patients; otherwise all train and validate.
+            kept aside as ``val`` where there are at least ten cases and two patients, if possible such that every
+            structure is in a training case; otherwise all train and validate.
         seed: Seed of the division.
+        structures: The structures that each labelled case holds.
 
     Raises:
         ConversionError: There are fewer labelled patients than folds.
@@ -173,19 +180,34 @@ def make_folds(
     if num_folds is None and (len(labeled) < MIN_CASES_TO_KEEP_ASIDE or len(cases_of) < 2):
         return (Fold(tuple(labeled), tuple(labeled), tuple(unlabeled)),)
     parts = _divide(cases_of, num_folds or min(SHARE_KEPT_ASIDE, len(cases_of)), seed)
+    folds = [_fold(part, labeled, unlabeled, patients) for part in parts]
     if num_folds is None:
-        parts = [min(parts, key=lambda part: abs(len(part) - len(labeled) / SHARE_KEPT_ASIDE))]
-    folds = []
-    for part in parts:
-        val_patients = {patients[name] for name in part}
-        folds.append(
-            Fold(
-                train=tuple(name for name in labeled if name not in part),
-                val=tuple(name for name in labeled if name in part),
-                unlabeled=tuple(name for name in unlabeled if patients[name] not in val_patients),
-            )
-        )
+        size = len(labeled) / SHARE_KEPT_ASIDE
+        folds = [
+            min(folds, key=lambda fold: (len(untrained_structures(fold, structures or {})), abs(len(fold.val) - size)))
+        ]
     return tuple(folds)
+
+
+def untrained_structures(fold: Fold, structures: Mapping[str, Collection[str]]) -> list[str]:
+    """Return the structures that labelled cases hold, but none that trains in a fold.
+
+    Args:
+        fold: The fold.
+        structures: The structures that each labelled case holds.
+    """
+    trained = {structure for name in fold.train for structure in structures.get(name, ())}
+    found = dict.fromkeys(structure for held in structures.values() for structure in held)
+    return [structure for structure in found if structure not in trained]
+
+
+def _fold(val: Collection[str], labeled: Sequence[str], unlabeled: Sequence[str], patients: Mapping[str, str]) -> Fold:
+    val_patients = {patients[name] for name in val}
+    return Fold(
+        train=tuple(name for name in labeled if name not in val),
+        val=tuple(name for name in labeled if name in val),
+        unlabeled=tuple(name for name in unlabeled if patients[name] not in val_patients),
+    )
 
 
 def _divide(cases_of: Mapping[str, list[str]], num_parts: int, seed: int) -> list[set[str]]:

@@ -5,15 +5,23 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from hospital_helpers import ALL_CASES, NAME, convert
+from hospital_helpers import ALL_CASES, CASES, NAME, change_voxels, convert
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
 from nnunet_ad.conversion.hospital.command_line import LAYOUTS
 from nnunet_ad.conversion.hospital.findings import SourceError
-from nnunet_ad.conversion.hospital.groups import headers_tell_patients, look_up, make_folds, patient_of, read_table
+from nnunet_ad.conversion.hospital.groups import (
+    headers_tell_patients,
+    look_up,
+    make_folds,
+    patient_of,
+    read_table,
+    untrained_structures,
+)
 from nnunet_ad.conversion.hospital.labels import read_labels
 from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
 from nnunet_ad.conversion.hospital.sources import Source
@@ -44,6 +52,42 @@ def test_a_patient_with_many_cases_is_not_kept_aside_for_that(sizes, expected):
     for seed in range(5):
         (fold,) = make_folds(list(patients), [], patients, None, seed)
         assert len(fold.val) == expected
+
+
+@pytest.mark.parametrize("rare", range(10))
+def test_the_single_fold_leaves_every_structure_a_training_case(rare):
+    labeled = [f"l{i:02d}" for i in range(10)]
+    structures = {name: ("liver", "tumour")[: 1 + (number == rare)] for number, name in enumerate(labeled)}
+    for seed in range(5):
+        (fold,) = make_folds(labeled, [], own_patients(labeled), None, seed, structures)
+        assert len(fold.val) == 2 and labeled[rare] in fold.train
+        assert untrained_structures(fold, structures) == []
+
+
+def test_the_single_fold_is_rather_small_than_without_a_structure():
+    patients = {f"l{i:02d}": "a" if i < 2 else "b" if i == 2 else "c" for i in range(10)}
+    structures = dict.fromkeys(patients, ("liver",)) | dict.fromkeys(("l00", "l05"), ("tumour",))
+    (fold,) = make_folds(list(patients), [], patients, None, 0, structures)
+    assert fold.val == ("l00", "l01")
+    structures["l05"] = ("liver",)
+    (fold,) = make_folds(list(patients), [], patients, None, 0, structures)
+    assert fold.val == ("l02",) and untrained_structures(fold, structures) == []
+
+
+def test_a_fold_without_a_training_case_of_a_structure_is_noted(hospital, raw, capsys):
+    for case in CASES["labeled"][1:]:
+        path = hospital / "labeled" / "masks" / f"{case}.nii.gz"
+        change_voxels(path, lambda array: np.where(array == 2, 1, array))
+    assert convert(hospital) == 0
+    assert "no training case" not in capsys.readouterr().out
+    assert convert(hospital, "--folds", 4, "--overwrite") == 0
+    folds = json.loads((raw / NAME / "splits_final.json").read_text())
+    number = next(number for number, fold in enumerate(folds) if fold["val"] == ["Liver_0001"])
+    notes = json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
+    assert [note for note in notes if "no training case" in note] == [
+        f"in fold {number} no training case has tumour, hence none learns it; take another --seed or "
+        "number of --folds, or label more cases"
+    ]
 
 
 def test_folds_are_those_of_the_seed():
