@@ -198,7 +198,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     outputs = parser.add_argument_group("what is written beside the dataset")
     outputs.add_argument(
-        "--mapping", type=Path, metavar="FILE", help="CSV that says which case came from where; keep it apart"
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="CSV that says which case came from where; keep it apart. With --overwrite, cases that the file has "
+        "already keep their names",
     )
     outputs.add_argument(
         "--report",

@@ -25,7 +25,7 @@ from nnunet_ad.conversion.hospital.groups import (
     untrained_structures,
 )
 from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
-from nnunet_ad.conversion.hospital.mapping import check_mapping_path, mapping_text, private_file
+from nnunet_ad.conversion.hospital.mapping import check_mapping_path, earlier_names, mapping_text, private_file
 from nnunet_ad.conversion.hospital.masks import MaskOptions
 from nnunet_ad.conversion.hospital.names import is_utf8
 from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
@@ -82,8 +82,10 @@ def convert(options: Options) -> Outcome:
         check()
     _check_names(options)
     _check_apart(options)
+    names = {}
     if options.mapping:
         check_mapping_path(options.mapping, options.overwrite, _inputs(options).values())
+        names = earlier_names(options.mapping)
     if options.report and not options.dry_run:
         check_report_folder(options.report)
     labels = read_labels(options.labels)
@@ -94,7 +96,7 @@ def convert(options: Options) -> Outcome:
     }
     channels = options.channels or (DEFAULT_CHANNEL,)
     rules = Rules(channels, options.image_patterns, options.series_patterns, options.mask_pattern, labels)
-    cases = plan_cases(options.name, _find_all(options, rules), options.frames)
+    cases = plan_cases(options.name, _find_all(options, rules), options.frames, names)
     reading = Reading(
         options.resample_channels,
         options.reorient,

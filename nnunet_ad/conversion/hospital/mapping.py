@@ -1,4 +1,7 @@
-"""The file that says which case came from where. It identifies patients, so it lies apart from the dataset."""
+"""The file that says which case came from where. It identifies patients, so it lies apart from the dataset.
+
+Where it is there already, cases keep the names that they have in it.
+"""
 
 import csv
 import io
@@ -10,10 +13,12 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.hospital.plan import CaseKey
 from nnunet_ad.conversion.hospital.survey import SurveyedCase
 
 MODE = 0o600
-COLUMNS = ("case", "role", "found_as", "patient", "files")
+FIRST_COLUMNS = ("case", "role", "found_as", "patient", "files")  # all that there were once
+COLUMNS = (*FIRST_COLUMNS, "frame")
 
 
 def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
@@ -46,12 +51,38 @@ def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> N
 
 def _is_mapping(path: Path) -> bool:
     """Return whether a file begins as mappings do."""
-    expected = f"{','.join(COLUMNS)}\n".encode()
+    expected = [f"{','.join(columns)}\n".encode() for columns in (COLUMNS, FIRST_COLUMNS)]
     try:
         with path.open("rb") as file:
-            return file.read(len(expected)) == expected
+            return file.readline(max(map(len, expected))) in expected
     except OSError as error:
         raise _unwritable(error) from None
+
+
+def earlier_names(path: Path) -> dict[CaseKey, str]:
+    """Return the names of cases in an earlier mapping.
+
+    Args:
+        path: A file that :func:`check_mapping_path` has accepted; it may be missing.
+
+    Raises:
+        ConversionError: The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    names: dict[CaseKey, str] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, strict=True):
+                case, found_as, frame = row["case"], row["found_as"], row.get("frame") or ""
+                if not case or not found_as:
+                    raise ValueError("an entry is missing")
+                names.setdefault((found_as, int(frame) if frame else None), case)
+    except (OSError, ValueError, csv.Error):
+        raise ConversionError(
+            "--mapping: the file is damaged, so the names in it cannot be kept; repair it, or name another one"
+        ) from None
+    return names
 
 
 def _unwritable(error: OSError) -> ConversionError:
@@ -62,7 +93,7 @@ def _unwritable(error: OSError) -> ConversionError:
 
 
 def mapping_text(surveyed: Iterable[SurveyedCase], patients: Mapping[str, str]) -> str:
-    """Return the mapping as CSV: neutral name, role, name in the input, patient, files."""
+    """Return the mapping as CSV: neutral name, role, name in the input, patient, files, number of the volume."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -71,7 +102,8 @@ def mapping_text(surveyed: Iterable[SurveyedCase], patients: Mapping[str, str]) 
         paths = [path for channel in case.channels for path in channel.paths]
         paths += case.mask.files if case.mask else ()
         files = " | ".join(str(path.absolute()) for path in dict.fromkeys(paths))
-        writer.writerow((case.name, case.role, case.source.name, patients[case.name], files))
+        frame = "" if case.frame is None else case.frame
+        writer.writerow((case.name, case.role, case.source.name, patients[case.name], files, frame))
     return file.getvalue()
 
 

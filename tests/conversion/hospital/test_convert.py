@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -345,6 +346,71 @@ def test_mapping_is_for_the_owner_only_and_lies_outside(hospital, raw, tmp_path,
     for inside in (raw / "mapping.csv", raw / NAME / "mapping.csv", tmp_path / "x" / ".." / raw.name / "mapping.csv"):
         assert convert(hospital, "--mapping", inside, "--overwrite") == 1
         assert "--mapping: the file would lie inside" in capsys.readouterr().err
+
+
+def names_in(mapping):
+    rows = csv.DictReader(mapping.read_text().splitlines())
+    return {f"{row['found_as']} {row['frame']}".strip(): row["case"] for row in rows}
+
+
+def test_cases_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
+    mapping = tmp_path / "mapping.csv"
+    assert convert(hospital, "--mapping", mapping) == 0
+    first = names_in(mapping)
+    write(make_volume(make_arrays("ann")[0] + 1, "ann"), hospital / "unlabeled" / "abe.nii.gz")
+    (hospital / "unlabeled" / "fay.nii.gz").rename(hospital / "labeled" / "images" / "fay.nii.gz")
+    write(make_volume(make_arrays("fay")[1], "fay"), hospital / "labeled" / "masks" / "fay.nii.gz")
+    for kind in ("images", "masks"):
+        (hospital / "labeled" / kind / "bob.nii.gz").unlink()
+    report = tmp_path / "report"
+    assert convert(hospital, "--mapping", mapping, "--overwrite", "--report", report) == 0
+    expected = {case: name for case, name in first.items() if case != "bob"} | {"abe": "Liver_0009"}
+    assert names_in(mapping) == expected
+    assert len({*expected.values()}) == 8
+    labelled = {path.name.removesuffix(".nii.gz") for path in (raw / NAME / "labelsTr").iterdir()}
+    assert labelled == {expected[case] for case in ("ann", "cid", "dan", "fay")}
+    label = written(raw, f"labelsTr/{first['fay']}.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), make_arrays("fay")[1])
+    (fold,) = json.loads((raw / NAME / "splits_final.json").read_text())
+    assert set(fold["train"]) == labelled and expected["abe"] in fold["unlabeled"]
+    before = mapping.read_bytes()
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    assert mapping.read_bytes() == before
+    assert convert(hospital, "--overwrite") == 0
+    assert (raw / NAME / "imagesUnlabeled" / "Liver_0005_0000.nii.gz").exists(), "numbered anew without a mapping"
+
+
+def test_volumes_of_4d_files_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
+    mapping = tmp_path / "mapping.csv"
+    for path in (hospital / "unlabeled").iterdir():
+        change(path, lambda volume: sitk.JoinSeries([volume + 10 * i for i in range(3)], 0.0, 1.0))
+    assert convert(hospital, "--frames", 2, 0, "--mapping", mapping) == 0
+    first = names_in(mapping)
+    assert (first["ann"], first["eva 2"], first["eva 0"]) == ("Liver_0001", "Liver_0005", "Liver_0006")
+    assert convert(hospital, "--frames", "all", "--mapping", mapping, "--overwrite") == 0
+    new = {"eva 1": "Liver_0012", "fay 1": "Liver_0013", "gus 1": "Liver_0014"}
+    assert names_in(mapping) == first | new
+    for name, frame in ((first["eva 2"], 2), (first["eva 0"], 0), (new["eva 1"], 1)):
+        found = sitk.GetArrayFromImage(written(raw, f"imagesUnlabeled/{name}_0000.nii.gz"))
+        np.testing.assert_array_equal(found, make_arrays("eva")[0] + 10 * frame)
+
+
+def test_earlier_mappings_that_were_changed_by_hand(hospital, raw, tmp_path, refused):
+    mapping = tmp_path / "mapping.csv"
+    rows = ["Liver_0020,x,hal", "Liver_0020,x,ann", "Other_0001,x,bob", "../Liver_0003,x,cid", "Liver_10,x,dan"]
+    mapping.write_text("case,role,found_as,patient,files\n" + "".join(f"{row},?,?\n" for row in rows))
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    names = [f"Liver_{number:04d}" for number in range(21, 27)]
+    cases = [case for case in ALL_CASES if case not in ("ann", "dan")]
+    assert names_in(mapping) == {"ann": "Liver_0020", "dan": "Liver_10", **dict(zip(cases, names, strict=True))}
+    shutil.rmtree(raw)
+    for damage in (b"Liver_0001\n", b"\xff\n", b'"'):
+        content = b"case,role,found_as,patient,files\n" + damage
+        mapping.write_bytes(content)
+        refused(
+            convert(hospital, "--mapping", mapping, "--overwrite"), "--mapping: the file is damaged", "name another"
+        )
+        assert mapping.read_bytes() == content
 
 
 @pytest.mark.parametrize("file", ["labels.json", "domains.csv", "labeled/images/ann.nii.gz", "unlabeled/new.csv"])
