@@ -13,7 +13,7 @@ from nnunet_ad.conversion.dataset import Dataset, Provenance, dataset_folder_nam
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.cohort import check_cohort
-from nnunet_ad.conversion.hospital.findings import Finding, Severity, SourceError
+from nnunet_ad.conversion.hospital.findings import Finding, SourceError
 from nnunet_ad.conversion.hospital.groups import (
     headers_tell_patients,
     look_up,
@@ -29,7 +29,7 @@ from nnunet_ad.conversion.hospital.mapping import check_mapping_path, earlier_na
 from nnunet_ad.conversion.hospital.masks import MaskOptions
 from nnunet_ad.conversion.hospital.names import is_utf8
 from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
-from nnunet_ad.conversion.hospital.plan import PlannedCase, plan_cases
+from nnunet_ad.conversion.hospital.plan import plan_cases
 from nnunet_ad.conversion.hospital.reading import Reading, digest
 from nnunet_ad.conversion.hospital.report import Report, check_report_folder, write_report
 from nnunet_ad.conversion.hospital.sources import Rules, Source, find_sources
@@ -102,8 +102,7 @@ def convert(options: Options) -> Outcome:
         options.reorient,
         MaskOptions(labels, options.resample_masks, options.later_wins, options.accept_other_series),
     )
-    with_report = not options.dry_run or options.report is not None
-    surveyed = survey_cases(cases, reading, channels, options.min_size, with_report)
+    surveyed = survey_cases(cases, reading, channels, options.min_size, thumbnails=not options.dry_run)
     patients = _assign_patients(surveyed, options, tables.get("patient"))
     domains = _assign_domains(surveyed, tables.get("domain"))
     check_cohort(surveyed, domains, channels, options.accept_outliers)
@@ -385,10 +384,3 @@ def _public_words() -> Iterator[None]:
 def _check_unchanged(volume: sitk.Image, expected: str | None) -> None:
     if digest(volume) != expected:
         raise ConversionError("the file changed since it was checked, expected it to stay; run the command again")
-
-
-def errors_of(surveyed: Sequence[SurveyedCase]) -> list[tuple[PlannedCase, Finding]]:
-    """Return every error with its case."""
-    return [
-        (each.case, finding) for each in surveyed for finding in each.findings if finding.severity is Severity.ERROR
-    ]

@@ -27,6 +27,7 @@ from hospital_helpers import (
 )
 
 from nnunet_ad.conversion.hospital import mapping as mapping_module
+from nnunet_ad.conversion.hospital import survey as survey_module
 from nnunet_ad.conversion.hospital.report import Report
 from nnunet_ad.testing.hospital_folder import write_hospital_folder
 from nnunet_ad.testing.made_dataset import write_made_dataset
@@ -125,6 +126,11 @@ def test_dry_run_lists_exactly_what_is_written_and_writes_nothing(hospital, raw,
     assert convert(hospital, "--report", tmp_path / "report") == 0
     assert listed == [f"{NAME}/{file}" for file in files_below(raw / NAME)]
     assert files_below(tmp_path / "report") == ["conversion_report.html", "conversion_report.json"]
+
+
+def test_dry_run_draws_no_pictures(hospital, raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey_module, "draw_thumbnail", lambda *_: pytest.fail("nobody would see it"))
+    assert convert(hospital, "--dry-run", "--report", tmp_path / "report") == 0
 
 
 def test_an_existing_dataset_is_kept_without_overwrite(hospital, raw, capsys):
