@@ -53,7 +53,7 @@ def find_cases(root: Path, names: Collection[str], layouts: Sequence[Layout]) ->
         ConversionError: A case is missing or found twice, or the cases are of different layouts.
     """
     found: dict[str, list[tuple[Layout, CaseFiles]]] = {name: [] for name in names}
-    for folder in (root, *_subfolders(root, SEARCH_DEPTH)):
+    for folder in (root, *subfolders(root, SEARCH_DEPTH)):
         for layout in layouts:
             for name in found:
                 files = CaseFiles(folder / layout.image(name), folder / layout.label(name))
@@ -112,9 +112,9 @@ def describe_case(
     return Case(name, role, domain, channels, Volume(label, partial(read_label, files.label)))
 
 
-def _subfolders(root: Path, depth: int) -> Iterator[Path]:
+def subfolders(root: Path, depth: int) -> Iterator[Path]:
     """Yield all folders down to a depth, in the order of their names."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         yield folder
         if depth > 1:
-            yield from _subfolders(folder, depth - 1)
+            yield from subfolders(folder, depth - 1)

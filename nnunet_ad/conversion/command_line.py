@@ -52,7 +52,7 @@ def build_parser(converter: Converter) -> argparse.ArgumentParser:
     parser.add_argument(
         "-d",
         "--dataset-id",
-        type=_dataset_id,
+        type=dataset_id,
         default=converter.dataset_id,
         metavar="ID",
         help=f"nnU-Net's number of the new dataset (default: {converter.dataset_id or converter.default_ids})",
@@ -92,7 +92,7 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
             print_plan(dataset, _summary(dataset), arguments.overwrite)
         else:
             write_dataset(dataset, arguments.overwrite)
-            _print_result(dataset)
+            print_result(dataset, _summary(dataset))
     except (ConversionError, OSError) as error:
         print(f"{converter.script}: error: {error}", file=sys.stderr)
         return 1
@@ -102,7 +102,12 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dataset_id(text: str) -> int:
+def dataset_id(text: str) -> int:
+    """Return nnU-Net's number of a dataset from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
     if not text.isdecimal() or not 1 <= int(text) <= MAX_DATASET_ID:
         raise argparse.ArgumentTypeError(f"{text!r} is no dataset id, which is a number from 1 to {MAX_DATASET_ID}")
     return int(text)
@@ -119,9 +124,9 @@ def print_plan(dataset: Dataset, summary: str, overwrite: bool) -> None:
         print(f"but {error}")
 
 
-def _print_result(dataset: Dataset) -> None:
+def print_result(dataset: Dataset, summary: str) -> None:
     """Say what was written and decided, and what to do next."""
-    print(f"wrote {_summary(dataset)}")
+    print(f"wrote {summary}")
     for note in dataset.notes:
         print(f"note: {note}")
     if nnUNet_preprocessed.is_set() and (Path(nnUNet_preprocessed) / dataset.folder_name).exists():

@@ -28,6 +28,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_ad.conversion.case_files import subfolders
 from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.command_line import Converter
 from nnunet_ad.conversion.dataset import Dataset, Provenance
@@ -97,7 +98,7 @@ def find_images(root: Path, names: Collection[str]) -> dict[str, Path]:
         ConversionError: A case is missing or found twice, or the cases are of different layouts.
     """
     found: dict[str, list[Path]] = {name: [] for name in names}
-    for folder in _subfolders(root, SEARCH_DEPTH):
+    for folder in subfolders(root, SEARCH_DEPTH):
         if folder.name in found:
             found[folder.name] += [folder / file for file in (H5_FILE, NRRD_IMAGE) if (folder / file).is_file()]
 
@@ -230,14 +231,6 @@ def _header_spacing(file: Path) -> tuple[float, ...] | None:
     if reader.GetDimension() != 3 or has_default_geometry(reader):
         return None
     return tuple(round(spacing, 4) for spacing in reader.GetSpacing())
-
-
-def _subfolders(root: Path, depth: int) -> Iterator[Path]:
-    """Yield all folders down to a depth, in the order of their names."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        yield folder
-        if depth > 1:
-            yield from _subfolders(folder, depth - 1)
 
 
 def _num_labeled(labeled: str, split: dict) -> int:

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import SimpleITK as sitk
-from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_ad.conversion.cases import Role
-from nnunet_ad.conversion.command_line import print_plan
-from nnunet_ad.conversion.dataset import MAX_DATASET_ID, Dataset
+from nnunet_ad.conversion.command_line import dataset_id, print_plan, print_result
+from nnunet_ad.conversion.dataset import Dataset
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.checks import MIN_SIZE
 from nnunet_ad.conversion.hospital.convert import Outcome, convert
@@ -80,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("-d", "--dataset-id", type=_dataset_id, required=True, metavar="ID", help="nnU-Net's number of the new dataset")
+    add("-d", "--dataset-id", type=dataset_id, required=True, metavar="ID", help="nnU-Net's number of the new dataset")
     add("-n", "--name", type=_dataset_name, required=True, help="its name; cases are called NAME_0001 and so on")
     add("--labeled", type=Path, required=True, metavar="DIR", help="folder of the cases with masks")
     add("--unlabeled", type=Path, metavar="DIR", help="folder of the cases without masks")
@@ -300,14 +299,7 @@ def _print_outcome(outcome: Outcome, options: Options, show_paths: bool) -> int:
     if outcome.folder is None:
         print_plan(outcome.dataset, _summary(outcome.dataset), options.overwrite)
         return 0
-    print(f"wrote {_summary(outcome.dataset)}")
-    for note in outcome.dataset.notes:
-        print(f"note: {note}")
-    if nnUNet_preprocessed.is_set() and (Path(nnUNet_preprocessed) / outcome.dataset.folder_name).exists():
-        print(
-            f"note: nnUNet_preprocessed already has a {outcome.dataset.folder_name}; remove it and plan again, since "
-            "nnU-Net would go on with its old splits and images"
-        )
+    print_result(outcome.dataset, _summary(outcome.dataset))
     if not options.report:
         print(f"report: {', '.join(path.name for path in outcome.reports)} in {outcome.dataset.folder_name}")
     return 0
@@ -330,12 +322,6 @@ def _summary(dataset: Dataset) -> str:
         f"unlabelled, {dataset.num_cases(Role.TEST)} test cases in {len(dataset.folds)} fold(s); val of the first: "
         f"{len(fold.val)}, {fold.validation}"
     )
-
-
-def _dataset_id(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_DATASET_ID:
-        raise argparse.ArgumentTypeError(f"{text!r} is no dataset id, which is a number from 1 to {MAX_DATASET_ID}")
-    return int(text)
 
 
 def _dataset_name(text: str) -> str:
