@@ -75,6 +75,10 @@ class Labels:
         """Whether a structure has a value in label maps."""
         return any(structure.values for structure in self.structures)
 
+    def knows(self, names: Iterable[str]) -> bool:
+        """Return whether something is called by one of these names, be it one structure or several."""
+        return any(each.is_called(name) for name in names for each in (*self.structures, self.background))
+
     def number_of(self, names: Iterable[str]) -> int | None:
         """Return the value in the dataset of what is called by one of these names, or None.
 

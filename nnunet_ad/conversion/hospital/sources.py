@@ -252,7 +252,7 @@ def _is_mask(file: Path, rules: Rules) -> bool:
         return False
     if rules.mask_pattern is not None:
         return fnmatchcase(composed(file.name), composed(rules.mask_pattern))
-    if rules.labels.number_of((file.name, stem(file))) is not None:
+    if rules.labels.knows((file.name, stem(file))):
         return True
     return split_mask_name(composed(stem(file)), rules.labels)[1] is not None
 

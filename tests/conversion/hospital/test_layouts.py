@@ -226,19 +226,22 @@ def test_binary_file_with_the_exact_name_of_a_structure_is_not_taken_for_a_patte
     assert_first_label(raw)
 
 
-@pytest.mark.parametrize(
-    ("mask_name", "where"),
-    [
-        ("masks/{0}/smith_liver_hcc.nii.gz", ("Liver_0001 (labeled 1 of 4), mask",)),
-        ("{0}/smith_liver_hcc.nii.gz", ("error: --labeled",)),
-    ],
-)
-def test_binary_file_that_patterns_of_two_structures_match(mask_name, where, hospital, raw, refused):
+@pytest.mark.parametrize("mask_name", ["masks/{0}/smith_liver_hcc.nii.gz", "{0}/smith_liver_hcc.nii.gz"])
+def test_binary_file_that_patterns_of_two_structures_match(mask_name, hospital, raw, refused):
     relayout(hospital, "images/{0}.nii.gz" if "masks" in mask_name else "{0}/mr.nii.gz", mask_name)
     (hospital / "labels.json").write_text('{"liver": {"sources": ["*liver*"]}, "tumour": {"sources": ["*hcc*"]}}')
-    words = "matches patterns of liver and tumour in labels.json"
-    assert "smith" not in refused(convert(hospital), *where, words)
-    assert "smith_liver_hcc.nii.gz" in refused(convert(hospital, "--show-paths"), *where, words)
+    words = "Liver_0001 (labeled 1 of 4), mask", "matches patterns of liver and tumour in labels.json"
+    assert "smith" not in refused(convert(hospital), *words)
+    assert "smith_liver_hcc.nii.gz" in refused(convert(hospital, "--show-paths"), *words)
+
+
+def test_unlabelled_image_that_patterns_of_two_structures_match(hospital, raw):
+    labels = json.loads((hospital / "labels.json").read_text())
+    labels = {name: {"value": value, "sources": [f"*{name}*"]} for name, value in labels.items()}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    image = next((hospital / "unlabeled").rglob("*.nii.gz"))
+    image.rename(image.with_name(f"{'_'.join(labels)}.nii.gz"))
+    assert convert(hospital) == 0
 
 
 @pytest.mark.parametrize("mask_name", ["liver_7", "liver_7_mask"])
