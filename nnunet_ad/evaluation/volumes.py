@@ -61,7 +61,8 @@ def read_labels(path: Path, checksum: bool = True) -> LabelVolume:
         raise ValueError(f"{path}: {error}.") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from None
+        remedy = "; its axes are not perpendicular, resample it" if "orthonormal" in reason else ""
+        raise ValueError(f"{path} cannot be read as an image: {reason}{remedy}") from None
     if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(
             f"{path} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} channels; "

@@ -304,14 +304,22 @@ class nnUNetTrainerResumable(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         """As the host, which leaves the final and the best checkpoint; without checkpointing no file changes."""
-        folder = self.output_folder
-        with TemporaryDirectory() as scratch:
-            if self.disable_checkpointing:  # the host removes checkpoint_latest.pth all the same
-                self.output_folder = scratch
-            super().on_train_end()
-        self.output_folder = folder
-        if self.local_rank == 0 and not self.disable_checkpointing:
+        if self.disable_checkpointing:
+            self._end_elsewhere()
+            return
+        super().on_train_end()
+        if self.local_rank == 0:
             folder = Path(self.output_folder)
             for file in (folder / checkpoints.FINAL, folder / checkpoints.LATEST):
                 checkpoints.superseded(file).unlink(missing_ok=True)
             (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
+
+    def _end_elsewhere(self) -> None:
+        """End as the host, which would remove another training's ``checkpoint_latest.pth`` from the results folder."""
+        folder = self.output_folder
+        with TemporaryDirectory() as scratch:
+            self.output_folder = scratch
+            try:
+                super().on_train_end()
+            finally:
+                self.output_folder = folder

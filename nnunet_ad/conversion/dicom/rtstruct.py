@@ -18,7 +18,7 @@ from nnunet_ad.conversion.errors import ConversionError
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
-POINT_TOLERANCE = 1e-3  # voxels; points this near are the same, as after rounding in files
+REPEAT_TOLERANCE = 0.05  # voxels; a contour nowhere further from another one than this is the same, written again
 PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a tenth of a millimetre
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
@@ -45,9 +45,9 @@ def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = 
     """Read the contours of an RTSTRUCT as masks.
 
     A voxel belongs to a structure if its centre lies inside one of its contours. A contour within another one is a
-    hole, one within that an island, and so on; contours that overlap in part are united, and one that is there twice
-    counts once. If all contours of a structure are of the type CLOSEDPLANAR_XOR, a voxel belongs to it if its centre
-    lies inside an odd number of them, as DICOM defines that type.
+    hole in it, one within that an island, and so on; contours that overlap in part are united, as are holes, and one
+    that is there twice counts once. If all contours of a structure are of the type CLOSEDPLANAR_XOR, a voxel belongs
+    to it if its centre lies inside an odd number of them, as DICOM defines that type.
 
     Args:
         path: The file.
@@ -231,37 +231,53 @@ def _fill(
             )
         slices[index].append(points[:, in_plane])
     for index, polygons in slices.items():
-        distinct = polygons if by_xor else _distinct(polygons)
+        distinct = polygons if by_xor else _without_repeats(polygons)
         masks = [polygon2mask(by_slice[index].shape, polygon) for polygon in distinct]
         by_slice[index] = np.logical_xor.reduce(masks) if by_xor else _nest(masks)
     _check_every_slice(by_slice, sorted(slices), number)
     return mask.T
 
 
-def _distinct(polygons: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Return polygons (points, 2) with the same points once, whichever point comes first and whichever way they run."""
-    return list(
-        {
-            frozenset(map(tuple, np.rint(polygon / POINT_TOLERANCE).astype(int).tolist())): polygon
-            for polygon in polygons
-        }.values()
-    )
+def _without_repeats(polygons: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Return polygons (points, 2) from the largest to the smallest, without those that are another one once more."""
+    kept: list[NDArray[np.float64]] = []
+    for polygon in sorted(polygons, key=_area, reverse=True):
+        distances = (max(_distance_from(polygon, other), _distance_from(other, polygon)) for other in kept)
+        if all(distance > REPEAT_TOLERANCE for distance in distances):
+            kept.append(polygon)
+    return kept
+
+
+def _area(polygon: NDArray[np.float64]) -> float:
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def _distance_from(points: NDArray[np.float64], polygon: NDArray[np.float64]) -> float:
+    """Return how far points (points, 2) are at most from the line of a polygon, which may close itself."""
+    edges = np.roll(polygon, -1, axis=0) - polygon
+    from_start = points[:, None] - polygon
+    lengths = np.maximum((edges**2).sum(-1), np.finfo(float).tiny)
+    along = np.clip((from_start * edges).sum(-1) / lengths, 0, 1)
+    return float(np.linalg.norm(from_start - along[..., None] * edges, axis=-1).min(1).max())
 
 
 def _nest(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """Return the union of the masks of contours, in which a mask within another one is a hole, and so on by turns.
+    """Return what contours enclose, of which one within another is a hole in it, one within that an island, and so on.
 
-    Equal masks count once: a contour that was written twice with its points a little apart must not erase itself.
+    Args:
+        masks: What each contour encloses by itself, from the largest to the smallest.
     """
-    distinct = {mask.tobytes(): mask for mask in masks}.values()
-    united = np.zeros_like(masks[0])
-    depths: list[tuple[NDArray[np.bool_], int]] = []
-    for mask in sorted(distinct, key=np.count_nonzero, reverse=True):
-        voxels = mask.nonzero()
-        depth = max((depth + 1 for outer, depth in depths if outer[voxels].all()), default=0)
-        united[voxels] = depth % 2 == 0
-        depths.append((mask, depth))
-    return united
+    depths: list[int] = []
+    areas = [mask.copy() for mask in masks]
+    for number, mask in enumerate(masks):
+        around = [outer for outer in range(number) if masks[outer][mask].all()]
+        depths.append(max((depths[outer] + 1 for outer in around), default=0))
+        for outer in around:
+            if depths[outer] == depths[number] - 1:
+                areas[outer] &= ~mask
+    solid = [area for area, depth in zip(areas, depths, strict=True) if depth % 2 == 0]
+    return np.logical_or.reduce(solid)
 
 
 def _check_every_slice(by_slice: NDArray[np.bool_], indices: Sequence[int], number: int | None) -> None:
@@ -282,11 +298,13 @@ def _check_every_slice(by_slice: NDArray[np.bool_], indices: Sequence[int], numb
     dense = sum(after - before == 1 for before, after in pairs)
     left_out = sum(after - before > 1 and (by_slice[before] & by_slice[after]).any() for before, after in pairs)
     if len(indices) >= MIN_PLANES and (dense == 0 or left_out > dense):
+        found = "no two are neighbours"
+        if dense:
+            found = f"{dense} pair(s) are neighbours, while slices between {left_out} pair(s) are left out"
         raise ConversionError(
-            f"the contours of the structure number {number} lie in {len(indices)} slices, of which "
-            f"{f'{dense} pair(s)' if dense else 'no two'} are neighbours, and leave out the slices between {left_out} "
-            "pair(s), expected contours in every slice of a structure; choose the series that was contoured, or "
-            "interpolate between the contours"
+            f"the contours of the structure number {number} lie in {len(indices)} slices, of which {found}, expected "
+            "contours in every slice of a structure; choose the series that was contoured, or interpolate between the "
+            "contours"
         )
 
 

@@ -58,7 +58,6 @@ _FIND_TAGS = (
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "PatientID",
-    "IssuerOfPatientID",
     "SeriesDescription",
     "SeriesNumber",
     "ImageType",
@@ -91,8 +90,8 @@ class Series:
         files: Its files, sorted along the slice normal; in the order of their instance numbers if they state none.
         is_localizer: Whether its images are localizers, which make no volume.
         frame_of_reference: Its FrameOfReferenceUID, empty if it states none.
-        patient: Its PatientID, with IssuerOfPatientID and a backslash in front if that is stated; empty if it states
-            none. It identifies a patient, hence is not shown.
+        patient: Its PatientID, empty if it states none. It identifies a patient, hence is not shown. Who issued it does
+            not count: that is often left out, and to part one patient's cases would be worse than to join two's.
     """
 
     uid: str
@@ -276,17 +275,8 @@ def _describe(header: pydicom.Dataset) -> Series:
         (),
         _is_localizer(header),
         text_of(header, "FrameOfReferenceUID"),
-        _patient_of(header),
+        text_of(header, "PatientID"),
     )
-
-
-def _patient_of(header: pydicom.Dataset) -> str:
-    r"""Return issuer and number of the patient, as ``ISSUER\ID``, or the number alone; empty if there is none.
-
-    Neither may hold a backslash in DICOM, so that two patients never get the same name.
-    """
-    number, issuer = text_of(header, "PatientID"), text_of(header, "IssuerOfPatientID")
-    return f"{issuer}\\{number}" if number and issuer else number
 
 
 def _number_key(header: pydicom.Dataset) -> tuple[bool, int]:

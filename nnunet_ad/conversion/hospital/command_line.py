@@ -183,7 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CSV",
         help="table with the columns case and patient (default: as "
-        "DICOM headers state it; otherwise each case counts as a patient of its own)",
+        "DICOM headers state it; otherwise each file or folder counts as a patient of its own)",
     )
     splits.add_argument("--domains", type=Path, metavar="CSV", help="table with the columns case and domain")
     splits.add_argument(

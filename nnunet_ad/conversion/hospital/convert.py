@@ -1,6 +1,6 @@
 """From folders to a dataset: find, read and check everything, then write it, or say all that is wrong."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,13 @@ from nnunet_ad.conversion.hospital.groups import (
     untrained_structures,
 )
 from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
-from nnunet_ad.conversion.hospital.mapping import check_mapping_path, earlier_names, mapping_text, private_file
+from nnunet_ad.conversion.hospital.mapping import (
+    check_mapping_path,
+    earlier_rows,
+    mapping_text,
+    names_in,
+    private_file,
+)
 from nnunet_ad.conversion.hospital.masks import MaskOptions
 from nnunet_ad.conversion.hospital.names import is_utf8
 from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
@@ -82,10 +88,10 @@ def convert(options: Options) -> Outcome:
         check()
     _check_names(options)
     _check_apart(options)
-    names = {}
+    earlier: list[dict[str, str]] = []
     if options.mapping:
         check_mapping_path(options.mapping, options.overwrite, _inputs(options).values())
-        names = earlier_names(options.mapping)
+        earlier = earlier_rows(options.mapping)
     if options.report and not options.dry_run:
         check_report_folder(options.report)
     labels = read_labels(options.labels)
@@ -96,7 +102,7 @@ def convert(options: Options) -> Outcome:
     }
     channels = options.channels or (DEFAULT_CHANNEL,)
     rules = Rules(channels, options.image_patterns, options.series_patterns, options.mask_pattern, labels)
-    cases = plan_cases(options.name, _find_all(options, rules), options.frames, names)
+    cases = plan_cases(options.name, _find_all(options, rules), options.frames, names_in(earlier))
     reading = Reading(
         options.resample_channels,
         options.reorient,
@@ -121,7 +127,7 @@ def convert(options: Options) -> Outcome:
         return Outcome(tuple(surveyed), dataset, None, report, problem, reports)
     with ExitStack() as stack:
         if options.mapping:
-            stack.enter_context(private_file(options.mapping, mapping_text(surveyed, patients)))
+            stack.enter_context(private_file(options.mapping, mapping_text(surveyed, patients, earlier)))
         folder = write_dataset(dataset, options.overwrite)
     try:
         reports = write_report(report, options.report or folder)
@@ -255,14 +261,8 @@ def _describe(
 ) -> Dataset:
     """Describe the dataset of the good cases."""
     names = {role: [each.case.name for each in good if each.case.role is role] for role in Role}
-    folds = make_folds(
-        names[Role.LABELED],
-        names[Role.UNLABELED],
-        patients,
-        options.num_folds,
-        options.seed,
-        _structures_of(good),
-    )
+    labeled, unlabeled, structures = names[Role.LABELED], names[Role.UNLABELED], _structures_of(good)
+    folds = make_folds(labeled, unlabeled, patients, options.num_folds, options.seed, structures)
     channel_names = options.channels or (options.modality or _stated_modality(good) or DEFAULT_CHANNEL,)
     return Dataset(
         dataset_id=options.dataset_id,
@@ -272,9 +272,9 @@ def _describe(
         cases=tuple(_case(each, reading, channel_names, domains[each.case.name]) for each in good),
         folds=folds,
         provenance=Provenance(options.name, PROVENANCE_TEXT, "", ""),
-        setting="semi-supervised" if names[Role.UNLABELED] else "supervised",
+        setting="semi-supervised" if unlabeled else "supervised",
         notes=(
-            *_notes(options, good, folds, names[Role.UNLABELED], channel_names),
+            *_notes(options, good, folds, unlabeled, channel_names, structures),
             *_notes_on_patients(options, good, patients),
         ),
     )
@@ -301,6 +301,7 @@ def _notes(
     folds: Sequence[Fold],
     unlabeled: Sequence[str],
     channel_names: tuple[str, ...],
+    structures: Mapping[str, Sequence[str]],
 ) -> tuple[str, ...]:
     """Return what was decided about the volumes."""
     notes = [f"channels: {', '.join(channel_names)}; nnU-Net normalises CT by the training cases, others one by one"]
@@ -324,7 +325,6 @@ def _notes(
     num_unused = sum(len(unlabeled) - len(fold.unlabeled) for fold in folds)
     if num_unused:
         notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")
-    structures = _structures_of(good)
     for number, fold in enumerate(folds):
         if lacking := untrained_structures(fold, structures):
             notes.append(
@@ -340,7 +340,8 @@ def _notes_on_patients(options: Options, good: Sequence[SurveyedCase], patients:
         return ()
     num_stated = sum(patients[each.case.name] in stated_patients(each.case.source) for each in good)
     if not num_stated:
-        return ("each case counts as a patient of its own; say by --patients or --patient-regex whose case it is",)
+        words = "each file or folder counts as a patient of its own"
+        return (f"{words}; say by --patients or --patient-regex whose case it is",)
     note = "patients are told apart by the DICOM headers"
     if num_stated < len(good):
         note += f"; {len(good) - num_stated} case(s) that state none count as patients of their own"

@@ -6,6 +6,7 @@ Where it is there already, cases keep the names that they have in it.
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,12 @@ from pathlib import Path
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.plan import CaseKey
+from nnunet_ad.conversion.hospital.plan import CaseKey, PlannedCase
 from nnunet_ad.conversion.hospital.survey import SurveyedCase
 
 MODE = 0o600
-FIRST_COLUMNS = ("case", "role", "found_as", "patient", "files")  # all that there were once
-COLUMNS = (*FIRST_COLUMNS, "frame")
+COLUMNS = ("case", "role", "found_as", "patient", "files", "frame")
+GONE = "gone"  # as a role: a case that is not converted any more, and whose name no other may get
 
 
 def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> None:
@@ -51,16 +52,16 @@ def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> N
 
 def _is_mapping(path: Path) -> bool:
     """Return whether a file begins as mappings do."""
-    expected = [f"{','.join(columns)}\n".encode() for columns in (COLUMNS, FIRST_COLUMNS)]
+    expected = f"{','.join(COLUMNS)}\n".encode()
     try:
         with path.open("rb") as file:
-            return file.readline(max(map(len, expected))) in expected
+            return file.read(len(expected)) == expected
     except OSError as error:
         raise _unwritable(error) from None
 
 
-def earlier_names(path: Path) -> dict[CaseKey, str]:
-    """Return the names of cases in an earlier mapping.
+def earlier_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of an earlier mapping, by column.
 
     Args:
         path: A file that :func:`check_mapping_path` has accepted; it may be missing.
@@ -69,19 +70,24 @@ def earlier_names(path: Path) -> dict[CaseKey, str]:
         ConversionError: The file is damaged.
     """
     if not path.exists():
-        return {}
-    names: dict[CaseKey, str] = {}
+        return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
-                case, found_as, frame = row["case"], row["found_as"], row.get("frame") or ""
-                if not case or not found_as:
-                    raise ValueError("an entry is missing")
-                names.setdefault((found_as, int(frame) if frame else None), case)
+            rows = list(csv.DictReader(file, strict=True))
+        if not all(row["case"] and row["found_as"] and re.fullmatch("[0-9]*", row["frame"] or "") for row in rows):
+            raise ValueError("an entry is missing")
     except (OSError, ValueError, csv.Error):
         raise ConversionError(
             "--mapping: the file is damaged, so the names in it cannot be kept; repair it, or name another one"
         ) from None
+    return rows
+
+
+def names_in(rows: Iterable[Mapping[str, str]]) -> dict[CaseKey, str]:
+    """Return the names of the cases of an earlier mapping."""
+    names: dict[CaseKey, str] = {}
+    for row in rows:
+        names.setdefault((row["found_as"], int(row["frame"]) if row["frame"] else None), row["case"])
     return names
 
 
@@ -92,19 +98,32 @@ def _unwritable(error: OSError) -> ConversionError:
     )
 
 
-def mapping_text(surveyed: Iterable[SurveyedCase], patients: Mapping[str, str]) -> str:
-    """Return the mapping as CSV: neutral name, role, name in the input, patient, files, number of the volume."""
+def mapping_text(
+    surveyed: Iterable[SurveyedCase], patients: Mapping[str, str], earlier: Iterable[Mapping[str, str]] = ()
+) -> str:
+    """Return the mapping as CSV: neutral name, role, name in the input, patient, files, number of the volume.
+
+    Args:
+        surveyed: The cases.
+        patients: Patient of each case.
+        earlier: Rows of an earlier mapping. Those of cases that are gone stay, so that no other case gets their names.
+    """
+    rows = [_row(each.case, patients[each.case.name]) for each in surveyed]
+    names, keys = {row["case"] for row in rows}, {(row["found_as"], row["frame"]) for row in rows}
+    gone = (row for row in earlier if row["case"] not in names and (row["found_as"], row["frame"]) not in keys)
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for each in surveyed:
-        case = each.case
-        paths = [path for channel in case.channels for path in channel.paths]
-        paths += case.mask.files if case.mask else ()
-        files = " | ".join(str(path.absolute()) for path in dict.fromkeys(paths))
-        frame = "" if case.frame is None else case.frame
-        writer.writerow((case.name, case.role, case.source.name, patients[case.name], files, frame))
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows([*rows, *({**row, "role": GONE} for row in gone)])
     return file.getvalue()
+
+
+def _row(case: PlannedCase, patient: str) -> dict[str, str]:
+    paths = [path for channel in case.channels for path in channel.paths]
+    paths += case.mask.files if case.mask else ()
+    files = " | ".join(str(path.absolute()) for path in dict.fromkeys(paths))
+    frame = "" if case.frame is None else str(case.frame)
+    return dict(zip(COLUMNS, (case.name, case.role, case.source.name, patient, files, frame), strict=True))
 
 
 @contextmanager

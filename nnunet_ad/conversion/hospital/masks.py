@@ -307,7 +307,7 @@ def _in_whole_numbers(image: sitk.Image) -> sitk.Image:
     if values.dtype.kind != "f":
         return image
     whole = np.rint(values)
-    if not np.isfinite(values).all() or not np.isclose(values, whole, rtol=MAX_ROUNDING, atol=0).all():
+    if not np.isfinite(values).all() or not np.isclose(values, whole, rtol=MAX_ROUNDING, atol=1e-12).all():
         raise ConversionError(
             "the mask holds values that are no whole numbers, expected label values; give the mask, not an image or a "
             "probability map, and resample masks with nearest neighbour only"

@@ -251,7 +251,7 @@ def test_the_patient_is_stated_but_not_shown(tmp_path, values):
     write_series(tmp_path / "b", values, elements={"IssuerOfPatientID": "Planted issuer"})
     write_series(tmp_path / "c", values, patient={}, elements={"IssuerOfPatientID": "Planted issuer"})
     series = [images_below(tmp_path / name)[0] for name in "abc"]
-    assert [each.patient for each in series] == ["PLANTED-ID-4711", "Planted issuer\\PLANTED-ID-4711", ""]
+    assert [each.patient for each in series] == ["PLANTED-ID-4711", "PLANTED-ID-4711", ""]
     assert not any("planted" in repr(each).lower().replace(str(tmp_path).lower(), "") for each in series)
 
 

@@ -370,9 +370,10 @@ def test_cases_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
         (hospital / "labeled" / kind / "bob.nii.gz").unlink()
     report = tmp_path / "report"
     assert convert(hospital, "--mapping", mapping, "--overwrite", "--report", report) == 0
-    expected = {case: name for case, name in first.items() if case != "bob"} | {"abe": "Liver_0009"}
+    expected = first | {"abe": "Liver_0009"}
     assert names_in(mapping) == expected
-    assert len({*expected.values()}) == 8
+    assert "Liver_0002,gone,bob," in mapping.read_text()
+    assert len({*expected.values()}) == 9
     labelled = {path.name.removesuffix(".nii.gz") for path in (raw / NAME / "labelsTr").iterdir()}
     assert labelled == {expected[case] for case in ("ann", "cid", "dan", "fay")}
     label = written(raw, f"labelsTr/{first['fay']}.nii.gz")
@@ -384,6 +385,20 @@ def test_cases_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
     assert mapping.read_bytes() == before
     assert convert(hospital, "--overwrite") == 0
     assert (raw / NAME / "imagesUnlabeled" / "Liver_0005_0000.nii.gz").exists(), "numbered anew without a mapping"
+
+
+def test_the_name_of_a_case_that_is_gone_is_given_to_no_other(hospital, raw, tmp_path):
+    mapping, last = tmp_path / "mapping.csv", hospital / "unlabeled" / "gus.nii.gz"
+    assert convert(hospital, "--mapping", mapping) == 0
+    first, away = names_in(mapping), tmp_path / "gus.nii.gz"
+    last.rename(away)
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    write(make_volume(make_arrays("ann")[0] + 1, "ann"), hospital / "unlabeled" / "abe.nii.gz")
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    away.rename(last)
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    assert names_in(mapping) == first | {"abe": "Liver_0009"}
+    assert "gone" not in mapping.read_text()
 
 
 def test_volumes_of_4d_files_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
@@ -404,14 +419,14 @@ def test_volumes_of_4d_files_keep_the_names_of_an_earlier_mapping(hospital, raw,
 def test_earlier_mappings_that_were_changed_by_hand(hospital, raw, tmp_path, refused):
     mapping = tmp_path / "mapping.csv"
     rows = ["Liver_0020,x,hal", "Liver_0020,x,ann", "Other_0001,x,bob", "../Liver_0003,x,cid", "Liver_10,x,dan"]
-    mapping.write_text("case,role,found_as,patient,files\n" + "".join(f"{row},?,?\n" for row in rows))
+    mapping.write_text("case,role,found_as,patient,files,frame\n" + "".join(f"{row},?,?,\n" for row in rows))
     assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
     names = [f"Liver_{number:04d}" for number in range(21, 27)]
     cases = [case for case in ALL_CASES if case not in ("ann", "dan")]
     assert names_in(mapping) == {"ann": "Liver_0020", "dan": "Liver_10", **dict(zip(cases, names, strict=True))}
     shutil.rmtree(raw)
     for damage in (b"Liver_0001\n", b"\xff\n", b'"'):
-        content = b"case,role,found_as,patient,files\n" + damage
+        content = b"case,role,found_as,patient,files,frame\n" + damage
         mapping.write_bytes(content)
         refused(
             convert(hospital, "--mapping", mapping, "--overwrite"), "--mapping: the file is damaged", "name another"

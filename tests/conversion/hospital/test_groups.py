@@ -181,7 +181,7 @@ def test_cross_validation_is_written_and_keeps_patients_together(hospital, raw, 
 
 def test_without_a_word_about_patients_a_note_says_what_was_assumed(hospital, raw, capsys):
     assert convert(hospital) == 0
-    note = "each case counts as a patient of its own; say by --patients or --patient-regex whose case it is"
+    note = "each file or folder counts as a patient of its own; say by --patients or --patient-regex whose case it is"
     assert note in json.loads((raw / NAME / "nnunet_ad.json").read_text())["notes"]
     assert f"note: {note}" in capsys.readouterr().out
 
