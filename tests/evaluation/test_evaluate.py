@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -190,6 +191,15 @@ def test_a_method_that_invents_a_structure_does_not_win_by_it(data):
     tests = {each["metric"]: each for each in result(data)["comparisons"] if each["structure"] == "left"}
     assert tests["Dice"]["num_cases"] == tests["HD95"]["num_cases"] == 3
     assert tests["Dice"]["median_difference"] < 0 < tests["HD95"]["median_difference"]
+
+
+def test_axes_off_a_right_angle_are_named(data, capsys):
+    affine = np.eye(4)
+    affine[0, 1] = 5e-4
+    image = nib.Nifti1Image(box({1: LEFT}).T, None)
+    image.set_sform(affine, code=1)
+    nib.save(image, data / "pred" / "a.nii.gz")
+    assert "its axes are not perpendicular, resample it" in error_of(data, capsys)
 
 
 def test_tests_are_over_the_cases_that_all_runs_have(data):

@@ -242,10 +242,17 @@ def _without_repeats(polygons: Sequence[NDArray[np.float64]]) -> list[NDArray[np
     """Return polygons (points, 2) from the largest to the smallest, without those that are another one once more."""
     kept: list[NDArray[np.float64]] = []
     for polygon in sorted(polygons, key=_area, reverse=True):
-        distances = (max(_distance_from(polygon, other), _distance_from(other, polygon)) for other in kept)
-        if all(distance > REPEAT_TOLERANCE for distance in distances):
+        if not any(_is_repeat(polygon, other) for other in kept):
             kept.append(polygon)
     return kept
+
+
+def _is_repeat(polygon: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return whether two polygons are nowhere further from each other than the tolerance."""
+    corners, others = (np.array([points.min(0), points.max(0)]) for points in (polygon, other))
+    if np.abs(corners - others).max() > REPEAT_TOLERANCE:  # nearly always, and far cheaper
+        return False
+    return max(_distance_from(polygon, other), _distance_from(other, polygon)) <= REPEAT_TOLERANCE
 
 
 def _area(polygon: NDArray[np.float64]) -> float:
@@ -256,10 +263,13 @@ def _area(polygon: NDArray[np.float64]) -> float:
 def _distance_from(points: NDArray[np.float64], polygon: NDArray[np.float64]) -> float:
     """Return how far points (points, 2) are at most from the line of a polygon, which may close itself."""
     edges = np.roll(polygon, -1, axis=0) - polygon
-    from_start = points[:, None] - polygon
     lengths = np.maximum((edges**2).sum(-1), np.finfo(float).tiny)
-    along = np.clip((from_start * edges).sum(-1) / lengths, 0, 1)
-    return float(np.linalg.norm(from_start - along[..., None] * edges, axis=-1).min(1).max())
+    furthest = 0.0
+    for point in points:  # one by one, since all pairs of two contours of thousands of points take gigabytes
+        from_start = point - polygon
+        along = np.clip((from_start * edges).sum(-1) / lengths, 0, 1)
+        furthest = max(furthest, float(np.linalg.norm(from_start - along[:, None] * edges, axis=-1).min()))
+    return furthest
 
 
 def _nest(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:

@@ -323,8 +323,9 @@ def test_mask_with_fractions(value, words, hospital, raw, refused):
     refused(convert(hospital), "Liver_0001", "mask: ", words)
 
 
-def test_mask_of_whole_floats_is_fine(hospital, raw):
-    change_voxels(hospital / MASK, lambda array: array.astype(np.float64))
+@pytest.mark.parametrize("rest", [0, 5.5e-17], ids=["", "with what an intercept leaves of 0"])
+def test_mask_of_whole_floats_is_fine(rest, hospital, raw):
+    change_voxels(hospital / MASK, lambda array: array.astype(np.float64) + rest)
     assert convert(hospital) == 0
 
 
