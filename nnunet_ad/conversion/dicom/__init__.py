@@ -2,7 +2,8 @@
 
 ``files``         one file: whether it is DICOM, and what its header says
 ``planes``        the slices of a volume in space, and whether they make a regular grid
-``series``        finds the series among files, chooses one, reads it
+``series``        finds the series among files, and chooses one
+``volume``        reads the volume of a series
 ``segmentation``  the segments of a DICOM-SEG, and their place on the grid of an image
 ``rtstruct``      the contours of an RTSTRUCT as masks
 

@@ -71,6 +71,6 @@ class Channel:
         """
         if isinstance(self.source, Path):
             return read_file(self.source, self.frame)
-        from nnunet_ad.conversion.dicom.series import read_series
+        from nnunet_ad.conversion.dicom.volume import read_series
 
         return read_series(self.source)

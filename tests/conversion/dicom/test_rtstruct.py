@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from dicom_helpers import images_below, series_below
 
 from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, refers_to, structure_names
-from nnunet_ad.conversion.dicom.series import read_series
+from nnunet_ad.conversion.dicom.volume import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_series
 

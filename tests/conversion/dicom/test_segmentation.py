@@ -6,7 +6,7 @@ from dicom_helpers import images_below
 
 from nnunet_ad.conversion.dicom.rtstruct import referenced_series
 from nnunet_ad.conversion.dicom.segmentation import place_on_grid, read_segmentation, segment_names
-from nnunet_ad.conversion.dicom.series import read_series
+from nnunet_ad.conversion.dicom.volume import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_segmentation, write_series
 
