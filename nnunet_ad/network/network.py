@@ -135,4 +135,8 @@ class ADNetwork(nn.Module):
         averages = () if self.average is None else self.inference_path
         for part in (self.encoder, *decoders, *averages):
             part.compile(**options)
+        self.compile_denoiser(**options)
+
+    def compile_denoiser(self, **options) -> None:
+        """Compile what :meth:`denoiser` repeats at each step of DDIM; arguments as :meth:`compile_parts`."""
         self._denoise_prepared = torch.compile(self._denoise_prepared, **options)  # type: ignore[method-assign]

@@ -23,6 +23,8 @@ _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EE
 _TEXTS_OF_DEVICE_MEMORY = ("CUDA out of memory", "MPS backend out of memory", "CUDNN_STATUS_ALLOC_FAILED")
 _TEXTS_OF_MAIN_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "MemoryError: ")
 _TEXT_OF_SHARED_MEMORY = re.compile(r"unable to \w+ .*(shared memory|</torch_\w+>)|out of shared memory")
+# of g++ for the CPU, and of the C compiler that Triton calls for a GPU
+_TEXTS_OF_COMPILERS = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler", "CalledProcessError: ")
 _TEXTS_OF_WRITING = ("inline_container.cc", "PytorchStreamWriter")
 
 
@@ -108,6 +110,15 @@ def _worker_failed(error: Exception, trainer: nnUNetTrainer) -> str | None:
     return f"A process that loads data failed: {error}" if isinstance(error, WorkerError) else None
 
 
+def _no_compiler(error: Exception, trainer: nnUNetTrainer) -> str | None:
+    if not _says(error, _TEXTS_OF_COMPILERS):
+        return None
+    return (
+        "torch.compile found no working C++ compiler with Python's headers. Install them (in Debian and Ubuntu g++ and "
+        "python3-dev), or train without: nnUNet_compile=f."
+    )
+
+
 def _disk_full(error: Exception, trainer: nnUNetTrainer) -> str | None:
     if not (isinstance(error, OSError) and error.errno in _DISK_FULL) and not _says(error, _TEXTS_OF_WRITING):
         return None
@@ -143,6 +154,7 @@ _FAULTS: tuple[Callable[[Exception, nnUNetTrainer], str | None], ...] = (
     _main_memory,
     _worker_killed,
     _worker_failed,
+    _no_compiler,
     _disk_full,
     _not_writable,
 )

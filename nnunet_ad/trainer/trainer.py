@@ -1,5 +1,6 @@
 """Aggregating & Decoupling: Algorithm 1 inside nnU-Net's trainer."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,7 +226,18 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         super().initialize()
         if self.config.recompute_activations:
             recompute_activations(self.bare_network)
-        if nnUNetTrainer._do_i_compile(self):
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compile all parts where the host would; on a CPU, if ``nnUNet_compile`` asks for it, what DDIM repeats.
+
+        On a CPU the rest gains too little for the memory and the minute that compiling it takes.
+        """
+        if self.device.type == "cpu":
+            if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):  # noqa: SIM112 (the host's spelling)
+                self.print_to_log_file("Using torch.compile for the steps of DDIM...")
+                self.bare_network.compile_denoiser(**COMPILER_OPTIONS)
+        elif nnUNetTrainer._do_i_compile(self):
             self.bare_network.compile_parts(**COMPILER_OPTIONS)
 
     @classmethod

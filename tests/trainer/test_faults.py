@@ -55,6 +55,7 @@ def settings():
         (WorkerKilledError("SIGKILL"), "loads data ended by SIGKILL.*lower nnUNet_n_proc_DA"),
         (WorkerKilledError(None), "loads data ended by itself"),
         (WorkerError("ValueError: case Made_001 is damaged"), "failed: ValueError: case Made_001 is damaged"),
+        (RuntimeError("RuntimeError: Failed to find C compiler. Please specify via CC"), r"g\+\+ and python3-dev"),
         (OSError(errno.ENOSPC, "No space left on device", "/results/x.pth"), "^/results/x.pth .* disk is full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "disk is full"),
@@ -81,6 +82,19 @@ def test_no_room_for_a_lock_between_processes_is_no_full_disk(settings, monkeypa
     with pytest.raises(OSError, match="No space left") as raised:
         multiprocessing.Lock()
     assert "Shared memory" in explain(raised.value, settings)
+
+
+@pytest.mark.parametrize("missing", ["/nothing/g++", "g++ -nostdinc"], ids=["compiler", "headers"])
+def test_compiling_on_a_cpu_says_what_to_install(settings, missing, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\n{missing} "$@"\n')
+    compiler.chmod(0o755)
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, str(compiler)), "force_disable_caches": True}),
+        pytest.raises(RuntimeError) as raised,
+    ):
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
+    assert re.search(r"g\+\+ and python3-dev.*nnUNet_compile=f", explain(raised.value, settings))
 
 
 @pytest.mark.parametrize(

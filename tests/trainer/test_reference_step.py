@@ -57,6 +57,31 @@ def test_a_step_gives_the_parameters_of_the_plain_step(started, reference_step, 
     assert any((a - b).abs().max() > 1e-3 for a, b in zip(before, theirs.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("asked", "parts"), [("t", ["_denoise_prepared"]), ("f", []), (None, [])])
+def test_on_a_cpu_the_steps_of_ddim_are_compiled_if_asked_for(started, monkeypatch, asked, parts):
+    monkeypatch.delenv("nnUNet_compile")
+    if asked:
+        monkeypatch.setenv("nnUNet_compile", asked)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda part, **options: compiled.append(part.__name__) or part)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **options: compiled.append(type(part).__name__))
+    started()
+    assert compiled == parts
+
+
+def test_a_step_with_compiled_ddim_gives_the_parameters_of_the_plain_step(started, reference_step, monkeypatch):
+    settings = {"num_sampling_steps": 10, "rampup_epochs": 0}
+    theirs = started(**settings)
+    monkeypatch.setenv("nnUNet_compile", "t")
+    ours = started(**settings)
+    torch._dynamo.utils.counters.clear()
+    ours.train_step(batch())
+    reference_step(theirs)(batch())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for (name, first), second in zip(ours.network.named_parameters(), theirs.network.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_the_joint_gradient_is_clipped_and_the_optimiser_is_that_of_table_8(started):
     trainer = started(max_gradient_norm=0.01)
     group = trainer.optimizer.param_groups[0]
