@@ -12,6 +12,7 @@
 ``survey``        reads every case once and checks it
 ``cohort``        checks across cases
 ``groups``        patients, domains, folds
+``notes``         what is said of decisions about volumes, folds and patients
 ``mapping``       neutral names, and the file that says which case is whose
 ``thumbnails``    a slice of a case with its mask
 ``report``        ``conversion_report.html`` and ``.json``

@@ -1,6 +1,6 @@
 """From folders to a dataset: find, read and check everything, then write it, or say all that is wrong."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,6 @@ import SimpleITK as sitk
 from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance, dataset_folder_name
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.folds import Fold
 from nnunet_ad.conversion.hospital.cohort import check_cohort
 from nnunet_ad.conversion.hospital.findings import Finding, SourceError
 from nnunet_ad.conversion.hospital.groups import (
@@ -20,9 +19,7 @@ from nnunet_ad.conversion.hospital.groups import (
     make_folds,
     patient_of,
     read_table,
-    stated_patients,
     test_patients_elsewhere,
-    untrained_structures,
 )
 from nnunet_ad.conversion.hospital.labels import IGNORE, Labels, read_labels
 from nnunet_ad.conversion.hospital.mapping import (
@@ -34,6 +31,7 @@ from nnunet_ad.conversion.hospital.mapping import (
 )
 from nnunet_ad.conversion.hospital.masks import MaskOptions
 from nnunet_ad.conversion.hospital.names import is_utf8
+from nnunet_ad.conversion.hospital.notes import notes_on_folds, notes_on_patients, notes_on_volumes
 from nnunet_ad.conversion.hospital.options import DEFAULT_CHANNEL, Options
 from nnunet_ad.conversion.hospital.plan import plan_cases
 from nnunet_ad.conversion.hospital.reading import Reading, digest
@@ -44,8 +42,6 @@ from nnunet_ad.conversion.sidecar import UNSPECIFIED
 from nnunet_ad.conversion.writer import check_target, raw_folder, write_dataset
 
 PROVENANCE_TEXT = "Images and masks of a hospital, converted without names; case names say nothing about patients."
-
-MAX_MINIMUM_OF_CT = -900.0  # Hounsfield units, of air
 
 
 @dataclass(frozen=True)
@@ -224,7 +220,7 @@ def _assign_patients(
             each.findings.append(Finding.of(error, each.case.name, "patient", each.case.source.paths))
     roles = {each.case.name: each.case.role for each in surveyed}
     elsewhere = test_patients_elsewhere(roles, patients)
-    other_way = "" if _is_told_patients(options) else ", or say by --patients or --patient-regex whose case it is"
+    other_way = "" if options.tell_patients else ", or say by --patients or --patient-regex whose case it is"
     for each in surveyed:
         if others := elsewhere.get(each.case.name):
             words = (
@@ -233,11 +229,6 @@ def _assign_patients(
             )
             each.findings.append(Finding(each.case.name, "patient", words, words, paths=each.case.source.paths))
     return patients
-
-
-def _is_told_patients(options: Options) -> bool:
-    """Return whether an option says whose case is whose."""
-    return options.patients is not None or options.patient_regex is not None
 
 
 def _assign_domains(surveyed: Sequence[SurveyedCase], table: dict[str, str] | None) -> dict[str, str]:
@@ -274,8 +265,9 @@ def _describe(
         provenance=Provenance(options.name, PROVENANCE_TEXT, "", ""),
         setting="semi-supervised" if unlabeled else "supervised",
         notes=(
-            *_notes(options, good, folds, unlabeled, channel_names, structures),
-            *_notes_on_patients(options, good, patients),
+            *notes_on_volumes(options, good, channel_names),
+            *notes_on_folds(folds, unlabeled, structures),
+            *notes_on_patients(options, good, patients),
         ),
     )
 
@@ -293,59 +285,6 @@ def _stated_modality(good: Sequence[SurveyedCase]) -> str | None:
     """Return the modality that DICOM states for every case, or None if one states none or another."""
     stated = {each.channels[0].modality for each in good}
     return stated.pop() if len(stated) == 1 else None
-
-
-def _notes(
-    options: Options,
-    good: Sequence[SurveyedCase],
-    folds: Sequence[Fold],
-    unlabeled: Sequence[str],
-    channel_names: tuple[str, ...],
-    structures: Mapping[str, Sequence[str]],
-) -> tuple[str, ...]:
-    """Return what was decided about the volumes."""
-    notes = [f"channels: {', '.join(channel_names)}; nnU-Net normalises CT by the training cases, others one by one"]
-    notes += [
-        words
-        for is_chosen, words in (
-            (options.resample_channels, "channels on another grid were resampled onto that of the first, linearly"),
-            (options.resample_masks, "masks on another grid were resampled onto that of the image, nearest neighbour"),
-            (options.later_wins, "where structures overlap, the later one of the label list was kept"),
-            (options.accept_other_series, "DICOM masks that refer to another series than the image were accepted"),
-            (options.reorient, f"axes were swapped and flipped to {options.reorient}; no voxel was changed"),
-            (options.accept_outliers, "cases unlike the rest in spacing, intensities or orientation were accepted"),
-            (options.frames is not None, "volumes of 4-D files are cases of their own"),
-            (not unlabeled, "there are no unlabelled cases, which nnUNetTrainerAD needs"),
-        )
-        if is_chosen
-    ]
-    num_like_ct = sum(each.channels[0].minimum <= MAX_MINIMUM_OF_CT for each in good)
-    if channel_names == (DEFAULT_CHANNEL,) and 2 * num_like_ct > len(good):
-        notes.append("intensities look like Hounsfield units; if the images are CT, convert again with --modality CT")
-    num_unused = sum(len(unlabeled) - len(fold.unlabeled) for fold in folds)
-    if num_unused:
-        notes.append(f"{num_unused} times an unlabelled case is not used in a fold, since its patient is in its val")
-    for number, fold in enumerate(folds):
-        if lacking := untrained_structures(fold, structures):
-            notes.append(
-                f"in fold {number} no training case has {', '.join(lacking)}, hence none learns it; "
-                "take another --seed or number of --folds, or label more cases"
-            )
-    return tuple(notes)
-
-
-def _notes_on_patients(options: Options, good: Sequence[SurveyedCase], patients: dict[str, str]) -> tuple[str, ...]:
-    """Return how patients were told apart, where no option said it."""
-    if _is_told_patients(options):
-        return ()
-    num_stated = sum(patients[each.case.name] in stated_patients(each.case.source) for each in good)
-    if not num_stated:
-        words = "each file or folder counts as a patient of its own"
-        return (f"{words}; say by --patients or --patient-regex whose case it is",)
-    note = "patients are told apart by the DICOM headers"
-    if num_stated < len(good):
-        note += f"; {len(good) - num_stated} case(s) that state none count as patients of their own"
-    return (note,)
 
 
 def _case(each: SurveyedCase, reading: Reading, channel_names: tuple[str, ...], domain: str) -> Case:

@@ -75,3 +75,8 @@ class Options:
     report: Path | None = None
     overwrite: bool = False
     dry_run: bool = False
+
+    @property
+    def tell_patients(self) -> bool:
+        """Whether an option says whose case is whose."""
+        return self.patients is not None or self.patient_regex is not None
