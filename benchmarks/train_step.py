@@ -7,7 +7,7 @@ what was there before: on a CPU of the first two, on CUDA after a step in which 
 same time, so that neither gradients nor momentum count.
 
     python benchmarks/train_step.py --size tiny
-    python benchmarks/train_step.py --size laseg --device cuda --compile --profile profile.txt
+    python benchmarks/train_step.py --size laseg --device cuda --compile --profile
     python benchmarks/train_step.py --plans nnUNetPlans.json --configuration 3d_fullres --channels 1 --classes 3
 """
 

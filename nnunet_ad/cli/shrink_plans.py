@@ -12,12 +12,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the sub-command to the command line."""
     parser = subparsers.add_parser(
         "shrink-plans",
-        help="write smaller plans for training on a CPU",
-        description="Write smaller plans beside those of a planned dataset, for training on a CPU with -p. The "
-        "preprocessed data are shared with the original plans.",
+        help="write plans with sizes of your own, such as small ones for a CPU",
+        description="Write plans with features, patch and batch of your own beside those of a planned dataset, such as "
+        "small ones for training on a CPU; train with -p. The preprocessed data are shared with the original plans.",
     )
     parser.add_argument("-d", metavar="DATASET", dest="dataset", required=True, help="number or name of the dataset")
-    parser.add_argument("-c", metavar="CONFIGURATION", dest="configuration", default="3d_fullres")
+    parser.add_argument(
+        "-c",
+        metavar="CONFIGURATION",
+        dest="configuration",
+        default="3d_fullres",
+        help="configuration to change (default: 3d_fullres)",
+    )
     parser.add_argument(
         "-p", metavar="PLANS", dest="source", default="nnUNetPlans", help="plans to start from (default: nnUNetPlans)"
     )
