@@ -22,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "source", metavar="CHECKPOINT.pth", type=Path, help="checkpoint, such as …/checkpoint_final.pth"
     )
-    parser.add_argument("output", metavar="OUT.pth", type=Path, help="the file to write")
+    parser.add_argument(
+        "output", metavar="OUT.pth", type=Path, help="the file to write; replaced only if written by this command"
+    )
     parser.add_argument(
         "-d",
         metavar="DATASET",
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         RuntimeError: nnU-Net does not know the dataset or the configuration.
-        ValueError: The checkpoint does not fit; one sentence for the user.
+        ValueError: The checkpoint does not fit, or the file must not be replaced; one sentence for the user.
         OSError: A file cannot be read or written.
     """
     from nnunet_ad.model_sharing.import_weights import import_weights

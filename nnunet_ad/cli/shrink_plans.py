@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="PLANS",
         dest="name",
         default="nnUNetPlansSmall",
-        help="name of the new plans, replaced if they exist (default: nnUNetPlansSmall)",
+        help="name of the new plans; replaced only if written by this command (default: nnUNetPlansSmall)",
     )
     parser.add_argument("--features", type=int, default=16, help="features of the first stage (default: 16)")
     parser.add_argument("--patch", type=int, nargs="+", required=True, help="patch size in voxels, slowest axis first")
@@ -44,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the plans and print their path.
 
     Raises:
-        ValueError: The dataset is not planned, or the plans cannot be shrunk so; one sentence for the user.
+        ValueError: The dataset is not planned, the plans cannot be shrunk so, or others would be replaced; one
+            sentence for the user.
         OSError: The plans do not exist or cannot be written.
     """
     from nnunet_ad.planning.small_plans import write_small_plans

@@ -18,6 +18,7 @@ from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.whole_file import written_whole
 
+_WRITTEN = {"network_weights", "nnunet_ad"}  # all keys of what is written; trainings and exports have more
 _DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
 
 
@@ -100,14 +101,15 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
         source: Checkpoint of a stock nnU-Net training, of one of ``nnUNetTrainerAD`` with other switches, as
             ``nnUNetTrainerAD_Paper``, whose parameters are not all the same, or of a model that ``nnunet_ad export``
             wrote.
-        output: The file to write.
+        output: The file to write; replaced if it was written by this function.
         target: The training that is to start from it; ``None`` is the dataset and plans of ``source``.
 
     Raises:
-        ValueError: If ``source`` is no checkpoint or fits nowhere.
+        ValueError: If ``source`` is no checkpoint or fits nowhere, or if ``output`` is ``source`` or another file.
         OSError: If a file can't be read or written.
     """
     checkpoint = load_checkpoint(source)
+    _check_may_be_written(output, source)
     theirs = checkpoint["network_weights"]
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
     found = _fill(network, theirs)
@@ -119,6 +121,22 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     with written_whole(output) as temporary:
         torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, temporary)
     return found
+
+
+def _check_may_be_written(output: Path, source: Path) -> None:
+    if not output.is_file():
+        return
+    if output.samefile(source):
+        raise ValueError(f"{output} is the checkpoint to import from, which would be lost; name another file to write")
+    try:
+        is_ours = set(load_checkpoint(output)) == _WRITTEN
+    except ValueError:  # no checkpoint
+        is_ours = False
+    if not is_ours:
+        raise ValueError(
+            f"{output} exists and was not written by nnunet_ad import-weights; name another file to write, or delete "
+            "that one"
+        )
 
 
 @torch.no_grad()

@@ -227,6 +227,11 @@ def _make(make: Callable[[], ExperimentPlanner], folders: DatasetFolders) -> Exp
         raise ValueError(
             f"splits_final.json of {folders.raw} and of {folders.preprocessed} differ; make them the same"
         ) from error
+    except IndexError as error:  # the same check, where the preprocessed dataset has fewer folds
+        raise ValueError(
+            f"splits_final.json of {folders.raw} has more folds than that of {folders.preprocessed}, which training "
+            "reads; copy the further folds there"
+        ) from error
 
 
 def _plan_in_memory(planner: ExperimentPlanner) -> dict:

@@ -10,10 +10,12 @@ from copy import deepcopy
 from pathlib import Path
 
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ad.whole_file import written_whole
 
 MIN_BOTTLENECK = 4  # voxels along each axis, as nnU-Net's planner
+_SHRUNK_FROM = "shrunk_from"  # marks the plans written here, which alone may be replaced; nnU-Net passes over it
 _BLOCK_COUNTS = ("n_conv_per_stage", "n_blocks_per_stage")  # PlainConv and ResidualEncoder plans
 
 
@@ -47,7 +49,7 @@ def shrink_plans(
     small["plans_name"] = name
     settings = small["configurations"][configuration]
     _, strides, kernel_sizes, patch_size, _ = get_pool_and_conv_props(
-        settings["spacing"], list(patch_size), MIN_BOTTLENECK, max_numpool=999
+        _spacing(plans, configuration), list(patch_size), MIN_BOTTLENECK, max_numpool=999
     )
     settings["patch_size"] = [int(size) for size in patch_size]
     settings["batch_size"] = batch_size
@@ -66,21 +68,49 @@ def write_small_plans(
 ) -> Path:
     """Write smaller plans beside the plans ``source_name`` of a planned dataset, and return the new file's path.
 
-    The other arguments are those of :func:`shrink_plans`.
+    The other arguments are those of :func:`shrink_plans`. Plans of that name are replaced if they were written here.
 
     Raises:
         FileNotFoundError: The dataset has no plans of that name.
-        ValueError: As :func:`shrink_plans`.
+        ValueError: As :func:`shrink_plans`, or the new file would replace the original plans or others.
     """
     source = Path(preprocessed_dataset_folder) / f"{source_name}.json"
     if not source.is_file():
         raise FileNotFoundError(f"no plans {source}: plan the dataset first with nnUNetv2_plan_and_preprocess")
     plans = json.loads(source.read_text(encoding="utf-8"))
     small = shrink_plans(plans, configuration, base_features, patch_size, batch_size, name)
+    small[_SHRUNK_FROM] = source_name
     target = source.with_name(f"{name}.json")
+    _check_may_be_written(target, source)
     with written_whole(target) as temporary:
         temporary.write_text(json.dumps(small, indent=4) + "\n", encoding="utf-8")
     return target
+
+
+def _check_may_be_written(target: Path, source: Path) -> None:
+    if not target.exists():
+        return
+    if target.samefile(source):
+        raise ValueError(f"{target} has the original plans, which would be lost; give the new ones another name")
+    if not _is_ours(target):
+        raise ValueError(
+            f"{target} exists and has no mark of nnunet_ad shrink-plans; give the new plans another name, or delete "
+            "that file if an earlier version of the command wrote it"
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        plans = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON
+        return False
+    # A copy that was made by hand still has the name of what it was copied from.
+    return isinstance(plans, dict) and _SHRUNK_FROM in plans and plans.get("plans_name") == file.stem
+
+
+def _spacing(plans: dict, configuration: str) -> list[float]:
+    """Return the spacing of a configuration, which it may inherit."""
+    return PlansManager(plans).get_configuration(configuration).spacing
 
 
 def _check(plans: dict, configuration: str, base_features: int, patch_size: Sequence[int], batch_size: int, name: str):
@@ -91,8 +121,8 @@ def _check(plans: dict, configuration: str, base_features: int, patch_size: Sequ
     if "architecture" not in settings:
         parent = settings.get("inherits_from")
         raise ValueError(f"configuration {configuration!r} takes its architecture from {parent!r}: shrink that one")
-    if len(patch_size) != len(settings["spacing"]):
-        axes = len(settings["spacing"])
+    axes = len(_spacing(plans, configuration))
+    if len(patch_size) != axes:
         raise ValueError(f"patch size {list(patch_size)}: configuration {configuration!r} has {axes} axes")
     if min(patch_size) < MIN_BOTTLENECK:
         raise ValueError(f"patch size {list(patch_size)}: every axis needs at least {MIN_BOTTLENECK} voxels")

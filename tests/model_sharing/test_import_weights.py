@@ -1,6 +1,7 @@
 """``nnunet_ad import-weights``: what a network of nnUNetTrainerAD takes over from a stock one."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -166,6 +167,27 @@ def test_what_does_not_fit_is_refused(save_training, dataset, capsys):
     assert main(["import-weights", str(stock), out, "-d", "500", "-p", PLANS]) == 1
     assert "nothing that fits the encoder" in capsys.readouterr().err
     assert not list(dataset.glob("out.pth*"))
+
+
+def test_no_file_of_others_is_replaced(save_training, dataset, capsys):
+    source, out = save_training(nnUNetTrainer), dataset / "out.pth"
+    (dataset / "link.pth").symlink_to(source)
+    other, text = save_training(fold=1), dataset / "notes.txt"
+    text.write_text("mine")
+    files = (source, other, text)
+    before = [file.read_bytes() for file in files]
+    for same in (source, dataset / "link.pth", Path(os.path.relpath(source))):
+        assert main(["import-weights", str(source), str(same)]) == 1
+        error = capsys.readouterr().err
+        assert f"{same} is the checkpoint to import from" in error and error.count("\n") == 1
+    for file in (other, text):
+        assert main(["import-weights", str(source), str(file)]) == 1
+        error = capsys.readouterr().err
+        assert f"{file} exists and was not written by nnunet_ad import-weights" in error and error.count("\n") == 1
+    assert [file.read_bytes() for file in files] == before
+    for _ in range(2):  # its own is
+        assert main(["import-weights", str(source), str(out)]) == 0
+    assert main(["import-weights", str(out), str(out), "-d", "500", "-p", PLANS]) == 1
 
 
 @pytest.mark.slow

@@ -175,6 +175,15 @@ def test_splits_that_differ_are_named(folder):
         write_memory_plans(500, 8)
 
 
+def test_folds_that_the_preprocessed_dataset_lacks_are_named(folder):
+    splits = folder.parents[1] / "raw" / DATASET / "splits_final.json"
+    shutil.copy(splits, folder)
+    splits.write_text(json.dumps(2 * json.loads(splits.read_text())))
+    with pytest.raises(ValueError, match=r"has more folds than that of .*; copy the further folds there"):
+        write_memory_plans(500, 8)
+    assert not list(folder.glob("*Plans*"))
+
+
 def test_existing_plans_are_left_alone(folder):
     (folder / "Mine.json").write_text("{}")
     with pytest.raises(ValueError, match="exist; give the new ones another name"):

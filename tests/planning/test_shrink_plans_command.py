@@ -32,6 +32,16 @@ def test_plans_are_written_and_named(planned, capsys, dataset):
     assert settings["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 16]
 
 
+def test_plans_of_others_are_not_replaced(planned, capsys):
+    (planned / "Mine.json").write_text("{}")
+    assert _shrink("-d 7 --patch 16 16 16 -o Mine") == 1
+    assert capsys.readouterr().err == (
+        f"nnunet_ad shrink-plans: {planned / 'Mine.json'} exists and has no mark of nnunet_ad shrink-plans; give the "
+        "new plans another name, or delete that file if an earlier version of the command wrote it\n"
+    )
+    assert (planned / "Mine.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize("dataset", ["8", "Dataset*"])
 def test_an_unplanned_dataset_says_what_to_run(planned, capsys, dataset):
     assert _shrink(f"-d {dataset} --patch 16 16 16") == 1

@@ -1,4 +1,5 @@
 import json
+import shutil
 from copy import deepcopy
 
 import numpy as np
@@ -127,12 +128,65 @@ def test_an_inheriting_configuration_is_refused(plans):
         shrink_plans(plans, "3d_cascade_fullres", 4, (16, 16, 16), 2, "Small")
 
 
+def test_a_configuration_with_an_architecture_of_its_own_may_inherit_the_rest(plans):
+    parent = plans["configurations"]["3d_fullres"]
+    own = {"inherits_from": "3d_fullres", "architecture": deepcopy(parent["architecture"])}
+    plans["configurations"]["mine"] = own
+    small = shrink_plans(plans, "mine", 4, (16, 24, 24), 3, "Small")
+    expected = shrink_plans(plans, "3d_fullres", 4, (16, 24, 24), 3, "Small")["configurations"]["3d_fullres"]
+    assert PlansManager(small).get_configuration("mine").configuration == expected | {"inherits_from": "3d_fullres"}
+    assert small["configurations"]["3d_fullres"] == parent
+
+
 def test_plans_are_written_beside_the_original_ones(planned_dataset):
     path = write_small_plans(planned_dataset, "3d_fullres", 8, (40, 48, 48), 3, "Small")
     assert path == planned_dataset / "Small.json"
     settings = PlansManager(str(path)).get_configuration("3d_fullres")
     assert (settings.patch_size, settings.batch_size) == ([40, 48, 48], 3)
     assert settings.data_identifier == "nnUNetPlans_3d_fullres"
+
+
+@pytest.fixture
+def folder(planned_dataset, tmp_path):
+    """A copy of the preprocessed dataset's folder, which a test may change."""
+    return shutil.copytree(planned_dataset, tmp_path / planned_dataset.name)
+
+
+def _shrink(folder, name, source="nnUNetPlans", batch_size=2):
+    return write_small_plans(folder, "3d_fullres", 4, (16, 16, 16), batch_size, name, source)
+
+
+def test_plans_that_were_written_here_are_replaced_and_their_mark_changes_nothing(folder):
+    small = json.loads(_shrink(folder, "Small").read_text())
+    assert small.pop("shrunk_from") == "nnUNetPlans"
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    assert small == shrink_plans(plans, "3d_fullres", 4, (16, 16, 16), 2, "Small")
+    assert PlansManager(str(_shrink(folder, "Small", batch_size=3))).get_configuration("3d_fullres").batch_size == 3
+    smaller = json.loads(_shrink(folder, "Smaller", "Small").read_text())
+    assert smaller["shrunk_from"] == "Small"
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "message"),
+    [
+        ("nnUNetResEncUNetMPlans", "nnUNetPlans", "has no mark of nnunet_ad shrink-plans; give"),
+        ("nnUNetPlans", "dataset_fingerprint", "has no mark of nnunet_ad shrink-plans; give"),
+        ("nnUNetPlans", "Notes", "has no mark of nnunet_ad shrink-plans; give"),
+        ("nnUNetPlans", "CopyOfSmall", "has no mark of nnunet_ad shrink-plans; give"),
+        ("Copy", "Copy", "has the original plans, which would be lost; give"),
+        ("CopyOfSmall", "CopyOfSmall", "has the original plans, which would be lost; give"),
+        ("Small", "Link", "has the original plans, which would be lost; give"),
+    ],
+)
+def test_no_other_file_is_replaced(folder, source, name, message):
+    shutil.copy(folder / "nnUNetPlans.json", folder / "Copy.json")
+    shutil.copy(_shrink(folder, "Small"), folder / "CopyOfSmall.json")
+    (folder / "Link.json").symlink_to(folder / "Small.json")
+    (folder / "Notes.json").write_text("no plans")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        _shrink(folder, name, source, batch_size=3)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_missing_plans_say_what_to_run(tmp_path):
