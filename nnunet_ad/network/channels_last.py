@@ -67,10 +67,11 @@ def _normalise_by_formula(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d
     return normalised.to(x.dtype)
 
 
-def fast_norm(norm_op: str | None, norm_op_kwargs: dict | None) -> str | None:
-    """Return the import path of the normalisation to build for the one that plans name."""
+def fast_norm(norm_op: str | None) -> str | None:
+    """Return the import path of the normalisation to build for the one that plans name.
+
+    ``ADEncoder`` refuses running statistics, which are not kept here.
+    """
     ours = {nn.InstanceNorm2d: InstanceNorm2d, nn.InstanceNorm3d: InstanceNorm3d}
     named = pydoc.locate(norm_op) if norm_op else None
-    if named not in ours or (norm_op_kwargs or {}).get("track_running_stats"):
-        return norm_op
-    return f"{__name__}.{ours[named].__name__}"
+    return f"{__name__}.{ours[named].__name__}" if named in ours else norm_op

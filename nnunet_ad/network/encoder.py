@@ -31,7 +31,8 @@ class ADEncoder(Stages):
         shared_stem: Whether the noisy stem is the image-only one with a convolution of the noisy label added.
 
     Raises:
-        ValueError: If the encoder is of another kind, normalises over the batch, or normalises after the nonlinearity.
+        ValueError: If the encoder is of another kind, normalises over the batch or by running statistics, or normalises
+            after the nonlinearity.
     """
 
     def __init__(self, image_encoder: PlainConvEncoder | ResidualEncoder, num_classes: int, shared_stem: bool = True):
@@ -46,6 +47,12 @@ class ADEncoder(Stages):
             raise ValueError(
                 "the plans normalise over the batch, which would mix the statistics of labelled, unlabelled and noisy "
                 "inputs; use plans with instance normalisation (nnU-Net's default)"
+            )
+        if any(getattr(module, "track_running_stats", False) for module in image_encoder.modules()):
+            raise ValueError(
+                "the plans keep running statistics of the normalisation (track_running_stats), which would mix those "
+                "of labelled, unlabelled and noisy inputs; use plans with instance normalisation without running "
+                "statistics (nnU-Net's default)"
             )
         image_stem = _first_unit(image_encoder)
         if image_encoder.norm_op is not None and isinstance(image_stem.all_modules[-1], image_encoder.norm_op):

@@ -25,10 +25,10 @@ def build_network(
         averaging: See :class:`~nnunet_ad.network.network.ADNetwork`.
 
     Raises:
-        ValueError: If the plans name another architecture or normalise over the batch.
+        ValueError: If the plans name another architecture or normalise over the batch or by running statistics.
     """
     arch_kwargs = dict(configuration.network_arch_init_kwargs)
-    arch_kwargs["norm_op"] = fast_norm(arch_kwargs.get("norm_op"), arch_kwargs.get("norm_op_kwargs"))
+    arch_kwargs["norm_op"] = fast_norm(arch_kwargs.get("norm_op"))
     host = get_network_from_plans(
         configuration.network_arch_class_name,
         arch_kwargs,

@@ -280,6 +280,14 @@ def test_batch_normalisation_is_refused():
         build_network(configuration(norm="BatchNorm"), 1, 2)
 
 
+@pytest.mark.parametrize("kind", [PLAIN, RESIDUAL])
+def test_running_statistics_are_refused(kind):
+    plans = configuration(kind)
+    plans.network_arch_init_kwargs["norm_op_kwargs"]["track_running_stats"] = True
+    with pytest.raises(ValueError, match="use plans with instance normalisation without running statistics"):
+        build_network(plans, 1, 2)
+
+
 def test_step_embedding_tells_all_steps_apart():
     torch.manual_seed(0)
     embedding = StepEmbedding(128)(torch.arange(1000))
