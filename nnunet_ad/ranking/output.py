@@ -53,13 +53,15 @@ def as_text(ranking: Ranking, most: int = 10) -> str:
 def _write_csv(ranking: Ranking, path: Path) -> None:
     names = list(ranking.structures)
     header = ["case", "rank", "disagreement", *(f"disagreement {name}" for name in names)]
-    header += [f"volume {name} {decoder} [ml]" for name in names for decoder in DECODERS]
+    if ranking.has_volumes:
+        header += [f"volume {name} {decoder} [ml]" for name in names for decoder in DECODERS]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(_line(rank, case) for rank, case in enumerate(ranking.cases, start=1))
+        writer.writerows(_line(rank, case, ranking.has_volumes) for rank, case in enumerate(ranking.cases, start=1))
 
 
-def _line(rank: int, case: CaseDisagreement) -> list[str | int]:
+def _line(rank: int, case: CaseDisagreement, with_volumes: bool) -> list[str | int]:
     disagreements = ["nan" if math.isnan(value) else f"{value:.6f}" for value in (case.disagreement, *case.per_class)]
-    return [case.case, rank, *disagreements, *(f"{volume:.4f}" for volume in case.volumes_ml.T.flat)]
+    volumes = [f"{volume:.4f}" for volume in case.volumes_ml.T.flat] if with_volumes else []
+    return [case.case, rank, *disagreements, *volumes]

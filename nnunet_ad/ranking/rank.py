@@ -20,7 +20,8 @@ class CaseDisagreement:
     Attributes:
         case: Its identifier.
         per_class: Disagreement on each foreground class, NaN where no decoder predicts it.
-        volumes_ml: Predicted volume in ml, (3, classes), decoders in the order of ``DECODERS``.
+        volumes_ml: Predicted volume in ml, (3, classes), decoders in the order of ``DECODERS``; NaN where
+            the image is 2-D, since its thickness is not known.
     """
 
     case: str
@@ -57,6 +58,11 @@ class Ranking:
         """Cases in which no decoder predicts anything: the ranking can say nothing about them."""
         return [case.case for case in self.cases if math.isnan(case.disagreement)]
 
+    @property
+    def has_volumes(self) -> bool:
+        """Whether the volume of any case is known, which those of 2-D images are not."""
+        return not all(np.isnan(case.volumes_ml).all() for case in self.cases)
+
 
 def rank_cases(
     dataset: UnlabeledDataset, decoders: ThreeDecoders, structures: Mapping[str, int], num_tiles: int
@@ -85,10 +91,13 @@ def _look_at(
 ) -> tuple[CaseDisagreement, Tile]:
     image = np.asarray(dataset.load_case(identifier)[0][:])
     label_maps = decoders.predict(image, progress.update)
-    spacing = grid_spacing(dataset.load_properties(identifier), image.shape[1:], decoders.transpose_forward)
+    properties = dataset.load_properties(identifier)
+    spacing = grid_spacing(properties, image.shape[1:], decoders.transpose_forward)
     values = list(structures.values())
     counts = [[np.count_nonzero(label_map == value) for value in values] for label_map in label_maps]
-    volumes_ml = np.array(counts) * spacing.prod() / 1000
+    # nnU-Net gives 2-D images one voxel along a further axis, with a spacing that is made up.
+    voxel_ml = math.nan if 1 in properties["shape_before_cropping"] else spacing.prod() / 1000
+    volumes_ml = np.array(counts) * voxel_ml
     case = CaseDisagreement(identifier, disagreement_per_class(label_maps, values), volumes_ml)
     index = most_contested_slice(label_maps, values)
     aspect = float(spacing[1] / spacing[2])

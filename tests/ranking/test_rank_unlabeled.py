@@ -118,7 +118,10 @@ def test_the_ranking_is_reproducible_and_a_case_does_not_depend_on_the_others(tr
     assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == ["contact_sheet.png", "ranking.csv"]
 
 
-def test_two_dimensional_networks_rank_volumes(make_trainer, dataset, tmp_path):
+@pytest.fixture
+def trained_in_2d(make_trainer, dataset) -> Path:
+    """As ``trained``, with the network of configuration 2d."""
+
     def two_dimensional(plans, configuration, fold, dataset_json, device):
         del configuration
         return nnUNetTrainerAD_1epoch(plans, "2d", fold, dataset_json, device)
@@ -126,8 +129,25 @@ def test_two_dimensional_networks_rank_volumes(make_trainer, dataset, tmp_path):
     preprocessed = dataset / "nnUNet_preprocessed" / DATASET
     shutil.copytree(preprocessed / "nnUNetPlans_3d_fullres", preprocessed / "nnUNetPlans_2d")  # the trainer looks there
     save_training(make_trainer(two_dimensional), dataset)
+    return dataset
+
+
+def test_two_dimensional_networks_rank_volumes(trained_in_2d, tmp_path):
     assert rank(tmp_path / "out", "-c", "2d", "--steps", "1") == 0
-    assert len(read(tmp_path / "out")) == 3
+    lines = read(tmp_path / "out")
+    assert len(lines) == 3
+    assert "volume organ theta [ml]" in lines[0]
+
+
+def test_of_two_dimensional_images_no_volume_is_written(trained_in_2d, tmp_path):
+    (tmp_path / "images").mkdir()
+    values = np.random.default_rng(0).normal(size=(20, 24)).astype(np.float32)
+    for case in ("a", "b"):
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "images" / f"{case}_0000.nii.gz"))
+    assert rank(tmp_path / "out", "-c", "2d", "--steps", "1", "-i", str(tmp_path / "images")) == 0
+    lines = read(tmp_path / "out")
+    assert [line["case"] for line in lines] == ["a", "b"]
+    assert list(lines[0]) == ["case", "rank", "disagreement", "disagreement organ", "disagreement vessel"]
 
 
 def test_theta_is_what_nnunet_predicts(trained):
