@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _TRAINING_ONLY = (
     "denoising_decoder.",
@@ -81,6 +81,25 @@ def inference_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if averages:
         return {name: weight for name, weight in averages.items() if name != "num_iterations"}
     return {name: weight for name, weight in weights.items() if not name.startswith(_TRAINING_ONLY)}
+
+
+def check_fits(checkpoint: Mapping[str, Any], network: nn.Module, file: str | Path) -> None:
+    """Check that the weights of a checkpoint are those of a network, by names and shapes.
+
+    Raises:
+        ValueError: If not; names the first that differs.
+    """
+    found, expected = (
+        {name: tuple(w.shape) for name, w in weights.items()}
+        for weights in (checkpoint["network_weights"], network.state_dict())
+    )
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"{file} is of another network: {name} has shape {found.get(name, 'none')} there, and here "
+                f"{expected.get(name, 'none')}. The plans or the trainer were changed since it was written: go on with "
+                "those of then, or train anew without --c."
+            )
 
 
 def check_complete(checkpoint: Mapping[str, Any], file: str | Path) -> None:

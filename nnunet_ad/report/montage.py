@@ -62,7 +62,9 @@ def draw_montage(training: Path, spacing: Sequence[float] = (), structures: Sequ
     snapshots = {int(files[i].stem.removeprefix("epoch_")): _read(files[i]) for i in chosen}
     last = snapshots[max(snapshots)]
     index = _most_telling(last)
-    rows = [MontageRow(epoch, _draw_row(epoch, each, index, spacing)) for epoch, each in snapshots.items()]
+    # A training that went on with other plans has earlier snapshots of another size.
+    alike = {epoch: each for epoch, each in snapshots.items() if each["image"].shape == last["image"].shape}
+    rows = [MontageRow(epoch, _draw_row(epoch, each, index, spacing)) for epoch, each in alike.items()]
     colours = (ON_IMAGES[i % len(ON_IMAGES)] for i in range(len(structures)))
     legend = tuple(LegendEntry(name, colour) for name, colour in zip(structures, colours, strict=True))
     return Montage(str(last["case"]), tuple(rows), legend)

@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
 from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers
-from nnunet_ad.network.checkpoint import check_complete, load_checkpoint
+from nnunet_ad.network.checkpoint import check_complete, check_fits, load_checkpoint
 from nnunet_ad.trainer import checkpoints, randomness
 from nnunet_ad.trainer.environment import minutes_from_environment
 from nnunet_ad.trainer.interruption import (
@@ -272,11 +272,15 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         """Restore what was written; a damaged ``checkpoint_latest.pth`` is replaced by the one before it.
 
         Raises:
-            ValueError: If the file is damaged and there is none to replace it, or it is a model exported for inference.
+            ValueError: If the file is damaged and there is none to replace it, or it is a model exported for inference
+                or of another network.
         """
         file = checkpoints.readable(Path(filename_or_checkpoint), self.print_to_log_file)
         checkpoint = load_checkpoint(file)
         check_complete(checkpoint, file)
+        if not self.was_initialized:
+            self.initialize()
+        check_fits(checkpoint, self.bare_network, file)
         state = checkpoint["nnunet_ad"]
         del checkpoint  # the host reads it again
         super().load_checkpoint(str(file))

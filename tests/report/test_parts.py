@@ -97,6 +97,12 @@ def test_a_montage_shows_the_first_and_the_last_of_many_epochs_in_the_aspect_of_
     assert [entry.label for entry in montage.legend] == ["a", "b"]
 
 
+def test_a_montage_leaves_out_earlier_patches_of_another_size(tmp_path):
+    write_snapshots(tmp_path, (4, 16, 16), [1])
+    write_snapshots(tmp_path, (8, 16, 16), [2, 5])
+    assert [row.epoch for row in draw_montage(tmp_path).rows] == [2, 5]
+
+
 def test_curves_that_are_not_there_are_left_out():
     found = Progress({"mu": np.linspace(0, 10, 5), "loss_denoising": np.full(5, np.nan)})
     assert [drawn.topic.title for drawn in draw_topics(found, [])] == ["Weight of the unlabelled cases"]
@@ -130,7 +136,7 @@ def test_a_large_evaluation_and_a_long_training_stay_small(tmp_path):
 
 
 def write_snapshots(training, size, epochs):
-    (training / "snapshots").mkdir()
+    (training / "snapshots").mkdir(exist_ok=True)
     generator = np.random.default_rng(0)
     for epoch in epochs:
         maps = {name: generator.integers(0, 3, size).astype(np.uint8) for name in COLUMNS if name != "image"}

@@ -166,6 +166,19 @@ def test_another_seed_than_that_of_the_checkpoint_is_pointed_out(make_trainer, m
     assert "NNUNET_AD_SEED is 7, but this training began with seed 1" in Path(second.log_file).read_text()
 
 
+def test_a_checkpoint_of_another_network_is_named(make_trainer, dataset):
+    first = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(first, 0).run_training()
+    file = dataset / "nnUNet_preprocessed" / "Dataset500_Made" / "nnUNetPlansTiny.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"][0] += 4
+    file.write_text(json.dumps(plans))
+    second = make_trainer(Watched)
+    with pytest.raises(ValueError, match=r"is of another network: \S+ has shape .* there, and here .* without --c"):
+        second.load_checkpoint(str(latest(first)))
+
+
 def test_a_damaged_latest_checkpoint_is_replaced_by_the_one_before(make_trainer, monkeypatch):
     monkeypatch.setenv("NNUNET_AD_CHECKPOINT_MINUTES", "0")
     first = make_trainer(Watched)
