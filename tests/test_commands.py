@@ -127,6 +127,16 @@ def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):
     assert "0 of 3 preprocessed now" in capsys.readouterr().out
 
 
+def test_labeled_cases_that_a_fold_uses_without_label_are_preprocessed_ahead(dataset, capsys):
+    split = {"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_001", "Made_003"]}
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (dataset / folder / "Dataset500_Made" / "splits_final.json").write_text(json.dumps([split]))
+    assert main(["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny", "-np", "1"]) == 0
+    assert "4 of 4 preprocessed now" in capsys.readouterr().out
+    folder = dataset / "nnUNet_preprocessed" / "Dataset500_Made" / "nnUNetPlans_3d_fullres_unlabeled"
+    assert sorted(file.stem for file in folder.glob("*.pkl")) == ["Made_001", "Made_003", "Made_004", "Made_005"]
+
+
 def test_preprocessing_ahead_says_that_dataset_json_is_missing(dataset, capsys):
     (dataset / "nnUNet_preprocessed" / "Dataset500_Made" / "dataset.json").unlink()
     assert main(["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny"]) == 1

@@ -10,8 +10,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "preprocess-unlabeled",
         help="preprocess the unlabelled cases ahead of training",
-        description="Preprocess every case of imagesUnlabeled/ for some configurations. The first training would do it "
-        "as well; this is for machines on which preprocessing and training are apart.",
+        description="Preprocess every case of imagesUnlabeled/, and those of imagesTr/ that a fold names as "
+        "unlabelled, for some configurations. The first training would do it as well; this is for machines on which "
+        "preprocessing and training are apart.",
     )
     parser.add_argument(
         "-d", dest="datasets", metavar="DATASET", nargs="+", required=True, help="dataset numbers or names"
@@ -45,8 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_ad.data.images import unlabeled_images
-    from nnunet_ad.data.preprocessing import preprocess_unlabeled
-    from nnunet_ad.data.unlabeled import DatasetFolders, preprocessing_of
+    from nnunet_ad.data.preprocessing import preprocess_unlabeled, remember_images
+    from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, preprocessing_of
 
     for dataset in arguments.datasets:
         folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
@@ -58,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
         settings, dataset_json = (json.loads(file.read_text()) for file in files)
         plans = PlansManager(settings)
-        images = unlabeled_images(folders.raw, dataset_json)
+        images = images_to_preprocess(folders, dataset_json)
         for configuration in arguments.configurations:
             preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
             done = preprocess_unlabeled(preprocessing, images, arguments.num_processes or default_num_processes)
+            remember_images(preprocessing, unlabeled_images(folders.raw, dataset_json))
             where = _tail(preprocessing.folder)
             print(f"{folders.name} {configuration}: {len(done)} of {len(images)} preprocessed now, in {where}")
     return 0

@@ -7,11 +7,12 @@ the preprocessed folder, as nnU-Net does.
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 UNLABELED_KEY = "unlabeled"
 UNLABELED_IMAGES = "imagesUnlabeled"
 SPLITS_FILE = "splits_final.json"
-_HOST_KEYS = {"train", "val"}
+_HOST_KEYS = ("train", "val")
 NUM_HOST_FOLDS = 5  # of the splits that nnU-Net makes where there are none
 
 
@@ -55,11 +56,19 @@ def unlabeled_cases_of_fold(
         remedy = f"Remove {them} from one of the lists in {splits_file}."
         if named is None:
             remedy = f"{UNLABELED_IMAGES}/ and imagesTr/ have images of the same name: remove or rename one of the two."
+            if raw_dataset is None:
+                remedy = f"If labelled since, delete the .pkl file of each in {preprocessed_dataset}/*_unlabeled/."
         raise ValueError(
             f"fold {fold} of {preprocessed_dataset.name}: {_listed(both)} both labelled (train or val) and "
             f"unlabelled. {remedy}"
         )
     return unlabeled
+
+
+def named_unlabeled(preprocessed_dataset: Path) -> list[list[str]]:
+    """Return the unlabelled cases that each fold names, none for a fold that uses all of ``imagesUnlabeled/``."""
+    splits_file = preprocessed_dataset / SPLITS_FILE
+    return [split.get(UNLABELED_KEY, []) for split in _read_splits(splits_file)] if splits_file.is_file() else []
 
 
 def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: str) -> None:
@@ -73,6 +82,32 @@ def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: st
             f"{configuration} of {dataset} is not preprocessed by {plans}: there is no {folder}. Run "
             f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {plans}."
         )
+
+
+def check_copy_of_splits(fold: int | str, preprocessed_dataset: Path, raw_dataset: Path | None) -> None:
+    """Refuse splits of the raw dataset that training would not see, since it reads the copy that planning made.
+
+    Args:
+        fold: Number of the fold, or ``"all"``, which needs no splits.
+        preprocessed_dataset: ``nnUNet_preprocessed/DatasetXXX_Name``.
+        raw_dataset: ``nnUNet_raw/DatasetXXX_Name``, or ``None`` where there is none.
+
+    Raises:
+        ValueError: If there is no copy, or if it has other labelled cases in the fold.
+    """
+    raw_file, copy = _splits_of_raw(raw_dataset), preprocessed_dataset / SPLITS_FILE
+    if fold == "all" or raw_file is None:
+        return
+    if not copy.is_file():
+        raise ValueError(
+            f"{raw_file} was not there when the dataset was planned, and training reads a copy of it: copy it to "
+            f"{copy}."
+        )
+    splits, raw_splits = _read_splits(copy), _read_splits(raw_file)
+    if int(fold) < min(len(splits), len(raw_splits)):
+        for name in _HOST_KEYS:
+            if set(splits[int(fold)][name]) != set(raw_splits[int(fold)][name]):
+                raise _differing(int(fold), name, raw_file, copy)
 
 
 def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
@@ -141,17 +176,25 @@ def check_labeled_cases(
 
 
 def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: Path, raw_dataset: Path | None) -> None:
-    raw_file = raw_dataset / SPLITS_FILE if raw_dataset is not None else None
-    if raw_file is None or not raw_file.is_file():
+    raw_file = _splits_of_raw(raw_dataset)
+    if raw_file is None:
         return
     raw_splits = _read_splits(raw_file)
     raw_named = raw_splits[fold].get(UNLABELED_KEY) if fold < len(raw_splits) else None
     if (named is None) != (raw_named is None) or set(named or ()) != set(raw_named or ()):
-        raise ValueError(
-            f'fold {fold}: the "{UNLABELED_KEY}" cases of {raw_file} and of its copy {splits_file} differ, and '
-            "training reads the copy. If the raw file is right, copy it over the other; if the copy is right, change "
-            "the raw file."
-        )
+        raise _differing(fold, UNLABELED_KEY, raw_file, splits_file)
+
+
+def _splits_of_raw(raw_dataset: Path | None) -> Path | None:
+    file = raw_dataset / SPLITS_FILE if raw_dataset is not None else None
+    return file if file is not None and file.is_file() else None
+
+
+def _differing(fold: int, name: str, raw_file: Path, copy: Path) -> ValueError:
+    return ValueError(
+        f'fold {fold}: the "{name}" cases of {raw_file} and of its copy {copy} differ, and training reads the copy. If '
+        "the raw file is right, copy it over the other; if the copy is right, change the raw file."
+    )
 
 
 def _read_splits(file: Path) -> list[dict[str, list[str]]]:
@@ -159,11 +202,16 @@ def _read_splits(file: Path) -> list[dict[str, list[str]]]:
         splits = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not valid JSON ({error}). Repair it, or delete it and plan again.") from error
-    if not isinstance(splits, list) or not all(
-        isinstance(split, dict) and split.keys() >= _HOST_KEYS for split in splits
-    ):
+    if not isinstance(splits, list) or not all(map(_is_fold, splits)):
         raise ValueError(f'{file} should be a list of folds [{{"train": […], "val": […], "unlabeled": […]}}, …].')
     return splits
+
+
+def _is_fold(split: Any) -> bool:
+    if not isinstance(split, dict) or not split.keys() >= set(_HOST_KEYS):
+        return False
+    lists = [split[name] for name in (*_HOST_KEYS, UNLABELED_KEY) if name in split]
+    return all(isinstance(cases, list) and all(isinstance(case, str) for case in cases) for cases in lists)
 
 
 def _listed(cases: Sequence[str]) -> str:

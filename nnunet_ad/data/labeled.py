@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Hashable, Iterable
 
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 LOCATIONS = "class_locations"
+SHAPE = "preprocessed_shape"
+_RESAMPLED_BY_THE_HOST = "DefaultPreprocessor"  # others may choose another grid
 
 
 def check_labeled(
@@ -46,6 +50,46 @@ def check_labeled(
         log(f"WARNING: no labelled training case of {fold_of_dataset} has {_shortened(absent)}: it can't be learned.")
 
 
+def check_grids(
+    datasets: Iterable[nnUNetBaseDataset], plans: PlansManager, configuration: str, manager: ConfigurationManager
+) -> None:
+    """Refuse labelled cases that were resampled by other plans, which may have the same folder.
+
+    Args:
+        datasets: Of the fold.
+        plans: Plans of the training.
+        configuration: Name of its configuration.
+        manager: The configuration.
+
+    Raises:
+        ValueError: If a case has another size than the spacing of the plans gives, or if its files are damaged.
+    """
+    if manager.preprocessor_name != _RESAMPLED_BY_THE_HOST:
+        return
+    for dataset in datasets:
+        for case in dataset.identifiers:
+            properties = _open(dataset, case)
+            found, expected = properties[SHAPE], _resampled_shape(properties, plans, manager)
+            if found != expected:
+                raise ValueError(
+                    f"labelled case {case} in {dataset.source_folder} has {_sizes(found)} voxels, and the spacing of "
+                    f"{configuration} in {plans.plans_name} gives {_sizes(expected)}: it was preprocessed by other "
+                    f"plans. Run nnUNetv2_preprocess -d {plans.dataset_name} -c {configuration} -plans_name "
+                    f"{plans.plans_name}, which replaces what is there."
+                )
+
+
+def _resampled_shape(properties: dict, plans: PlansManager, manager: ConfigurationManager) -> tuple[int, ...]:
+    before = properties["shape_after_cropping_and_before_resampling"]
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    missing = len(before) - len(manager.spacing)  # slices of 2d keep their distance
+    return tuple(int(size) for size in compute_new_shape(before, spacing, [*spacing[:missing], *manager.spacing]))
+
+
+def _sizes(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def _open(dataset: nnUNetBaseDataset, case: str) -> dict:
     try:
         image, label, _, properties = dataset.load_case(case)
@@ -55,7 +99,7 @@ def _open(dataset: nnUNetBaseDataset, case: str) -> dict:
         raise damaged(dataset, case, f"{type(error).__name__}: {error}") from error
     if shapes[0] != shapes[1]:
         raise damaged(dataset, case, f"image of {shapes[0]} and label of {shapes[1]} voxels")
-    return properties
+    return properties | {SHAPE: shapes[0]}
 
 
 def damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:

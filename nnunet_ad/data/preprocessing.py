@@ -2,7 +2,8 @@
 
 Beside nnU-Net's folder ``<data_identifier>/`` stands ``<data_identifier>_unlabeled/`` with ``<case>.b2nd`` (image) and
 ``<case>.pkl`` (properties, the mean and SD of each channel among them), and ``<case>_seg.b2nd`` only where the plans
-normalise inside the non-zero mask: it holds that mask (-1 outside), never a label.
+normalise inside the non-zero mask: it holds that mask (-1 outside), never a label. ``imagesUnlabeled.json`` lists the
+cases that the raw folder had when it was last seen, as files of those that were taken out may lie here still.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -27,11 +29,13 @@ from tqdm import tqdm
 
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
+from nnunet_ad.data.folds import UNLABELED_IMAGES
 from nnunet_ad.data.images import num_channels
 from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
+_CASES = "imagesUnlabeled.json"
 _FORMAT = 2  # of what is written; raised when older files lack something
 
 
@@ -144,15 +148,41 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
             raise
 
 
+def remember_images(preprocessing: UnlabeledPreprocessing, cases: Iterable[str]) -> None:
+    """Keep the list of the cases in ``imagesUnlabeled/`` for trainings where the raw images are not.
+
+    Where the folder can't be written, the list of before stays.
+    """
+    file, cases = preprocessing.folder / _CASES, sorted(cases)
+    if preprocessing.folder.is_dir() and _remembered(preprocessing) != set(cases):
+        with suppress(OSError), written_whole(file) as temporary:
+            temporary.write_text(json.dumps(cases))
+
+
+def _remembered(preprocessing: UnlabeledPreprocessing) -> set[str] | None:
+    try:
+        return set(json.loads((preprocessing.folder / _CASES).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
 def usable_cases(preprocessing: UnlabeledPreprocessing) -> dict[str, str]:
     """Return the cases that are whole and not stale, as far as that shows without the raw images.
+
+    Those of ``imagesUnlabeled/`` that were not there when it was last seen are left out.
 
     Returns:
         For each case the raw folder that it came from (``imagesUnlabeled`` or ``imagesTr``).
     """
     cases = sorted(file.stem for file in preprocessing.folder.glob("*.pkl"))
     stamps = {case: _stamp_if_whole(preprocessing, case) for case in cases}
-    return {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
+    found = {case: stamp["source"] for case, stamp in stamps.items() if stamp and stamp["key"] == preprocessing.key}
+    remembered = _remembered(preprocessing)
+    return {
+        case: source
+        for case, source in found.items()
+        if source != UNLABELED_IMAGES or remembered is None or case in remembered
+    }
 
 
 def preprocessed_otherwise(preprocessing: UnlabeledPreprocessing, cases: Iterable[str]) -> list[str]:

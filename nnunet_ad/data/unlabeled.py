@@ -1,5 +1,6 @@
 """From a fold to its unlabelled cases, preprocessed and ready to load."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +9,13 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, unlabeled_cases_of_fold
+from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, named_unlabeled, unlabeled_cases_of_fold
 from nnunet_ad.data.images import training_images, unlabeled_images
 from nnunet_ad.data.preprocessing import (
     UnlabeledPreprocessing,
     preprocess_unlabeled,
     preprocessed_otherwise,
+    remember_images,
     usable_cases,
 )
 
@@ -27,7 +29,7 @@ class DatasetFolders:
     Attributes:
         name: ``DatasetXXX_Name``.
         preprocessed: Its folder in ``nnUNet_preprocessed``.
-        raw: Its folder in ``nnUNet_raw``; ``None`` where that variable is not set or has no such dataset.
+        raw: Its folder in ``nnUNet_raw``; ``None`` where that variable is not set or has no images of the dataset.
     """
 
     name: str
@@ -38,7 +40,14 @@ class DatasetFolders:
     def of(cls, name: str) -> "DatasetFolders":
         """Look a dataset up in nnU-Net's path variables."""
         raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else None
-        return cls(name, Path(nnUNet_preprocessed.require()) / name, raw if raw is not None and raw.is_dir() else None)
+        return cls(name, Path(nnUNet_preprocessed.require()) / name, raw if raw and _has_images(raw) else None)
+
+
+def _has_images(raw_dataset: Path) -> bool:
+    if any((raw_dataset / folder).is_dir() for folder in (UNLABELED_IMAGES, "imagesTr")):
+        return True
+    file = raw_dataset / "dataset.json"  # which may list images that lie elsewhere
+    return file.is_file() and "dataset" in json.loads(file.read_text())
 
 
 def preprocessing_of(
@@ -47,6 +56,28 @@ def preprocessing_of(
     """Return how and where the unlabelled cases of a configuration are preprocessed."""
     identifier = plans.get_configuration(configuration).data_identifier
     return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
+
+
+def images_to_preprocess(folders: DatasetFolders, dataset_json: dict) -> dict[str, list[Path]]:
+    """Return the image files of all cases that some fold uses without label.
+
+    Args:
+        folders: Of a dataset whose raw folder is there.
+        dataset_json: Its dataset.json.
+
+    Raises:
+        ValueError: If a fold names a case that has no images.
+    """
+    assert folders.raw is not None
+    images = unlabeled_images(folders.raw, dataset_json)
+    folds = named_unlabeled(folders.preprocessed)
+    with_label_file = set().union(*folds) - set(images)
+    if with_label_file:
+        training = training_images(folders.raw, dataset_json)
+        for fold, named in enumerate(folds):
+            check_cases_exist(fold, named, training | images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
+        images |= {case: training[case] for case in with_label_file}
+    return images
 
 
 def prepare_unlabeled(
@@ -76,6 +107,7 @@ def prepare_unlabeled(
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
     """
     images = {} if folders.raw is None else unlabeled_images(folders.raw, preprocessing.dataset_json)
+    in_folder = list(images)
     usable = usable_cases(preprocessing) if folders.raw is None else {}
 
     def known_cases() -> list[str]:
@@ -107,5 +139,6 @@ def prepare_unlabeled(
             )
             preprocessing = replace(preprocessing, folder=apart)
         done = preprocess_unlabeled(preprocessing, {case: images[case] for case in cases})
+        remember_images(preprocessing, in_folder)
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ad.data.folds import check_cases_exist, check_fold_exists, unlabeled_cases_of_fold
+from nnunet_ad.data.folds import (
+    check_cases_exist,
+    check_copy_of_splits,
+    check_fold_exists,
+    unlabeled_cases_of_fold,
+)
 
 
 @pytest.fixture
@@ -101,6 +106,41 @@ def test_a_split_file_that_is_no_list_is_named(folders):
     (folders[0] / "splits_final.json").write_text("{}")
     with pytest.raises(ValueError, match="should be a list of folds"):
         cases(folders)
+
+
+@pytest.mark.parametrize("unlabeled", [[None], "u1", {"u1": 1}, [3]])
+def test_a_list_of_cases_that_is_none_is_named(folders, unlabeled):
+    write_splits(folders[0], unlabeled)
+    with pytest.raises(ValueError, match="should be a list of folds"):
+        cases(folders)
+
+
+def test_raw_splits_without_a_copy_are_refused_where_training_would_draw_its_own(folders):
+    preprocessed, raw = folders
+    write_splits(raw, None)
+    check_copy_of_splits("all", preprocessed, raw)
+    check_copy_of_splits(0, preprocessed, None)
+    with pytest.raises(ValueError, match=r"raw/Dataset001_X/splits_final.json was not there when .*copy it to .*/pre/"):
+        check_copy_of_splits(0, preprocessed, raw)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_raw_splits_with_other_labeled_cases_are_refused(folders, name):
+    preprocessed, raw = folders
+    for folder in folders:
+        write_splits(folder, None, None)
+    check_copy_of_splits(1, preprocessed, raw)
+    splits = json.loads((raw / "splits_final.json").read_text())
+    splits[1][name] = ["c"]
+    (raw / "splits_final.json").write_text(json.dumps(splits))
+    check_copy_of_splits(0, preprocessed, raw)
+    with pytest.raises(ValueError, match=rf'fold 1: the "{name}" cases of .* and of its copy .* differ'):
+        check_copy_of_splits(1, preprocessed, raw)
+
+
+def test_a_case_labeled_since_is_to_be_deleted_where_the_raw_images_are_not(folders):
+    with pytest.raises(ValueError, match=r"a is both labelled .* delete the \.pkl file of each in .*_unlabeled/"):
+        unlabeled_cases_of_fold("all", ["a"], ["b"], folders[0], None, lambda: ["a", "u1"])
 
 
 @pytest.mark.parametrize("fold", [1, 4, -1])

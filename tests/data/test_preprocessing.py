@@ -13,7 +13,13 @@ import SimpleITK as sitk
 from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
-from nnunet_ad.data.preprocessing import missing_cases, preprocess_unlabeled, preprocessed_otherwise, usable_cases
+from nnunet_ad.data.preprocessing import (
+    missing_cases,
+    preprocess_unlabeled,
+    preprocessed_otherwise,
+    remember_images,
+    usable_cases,
+)
 from nnunet_ad.whole_file import LEFT_OVERS
 
 
@@ -178,6 +184,14 @@ def test_without_raw_images_stale_and_half_written_cases_are_not_usable(done, im
     assert list(usable_cases(done)) == [second]
 
 
+def test_without_raw_images_cases_that_were_taken_out_are_not_usable(done, images):
+    first, second = sorted(images)
+    remember_images(done, [first, second])
+    assert list(usable_cases(done)) == [first, second]
+    remember_images(done, [second])
+    assert list(usable_cases(done)) == [second]
+
+
 def test_oblique_axes_are_refused_only_where_the_reader_does(made, images, preprocessing_with):
     case, (file,) = sorted(images.items())[0]
     image = nib.load(file)
@@ -210,6 +224,20 @@ def test_a_file_not_named_as_nnunets_is_named(tmp_path):
         with pytest.raises(ValueError, match=message):
             images_of_folder(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}})
         (tmp_path / name).unlink()
+
+
+def test_images_that_would_be_left_out_silently_are_named(tmp_path):
+    files = {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}
+    (tmp_path / "a_0000.nii.gz").touch()
+    (tmp_path / "notes.txt").touch()
+    assert list(images_of_folder(tmp_path, files)) == ["a"]
+    (tmp_path / "b_0000.nii").touch()
+    with pytest.raises(ValueError, match=r"b_0000\.nii: all images of the dataset end in \.nii\.gz"):
+        images_of_folder(tmp_path, files)
+    (tmp_path / "b_0000.nii").unlink()
+    (tmp_path / "b_0000.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
+    with pytest.raises(ValueError, match=r"b_0000\.nii\.gz is a link to a file that is not there"):
+        images_of_folder(tmp_path, files)
 
 
 def test_one_file_may_hold_all_channels(tmp_path):

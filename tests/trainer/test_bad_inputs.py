@@ -208,9 +208,44 @@ def test_plans_that_changed_since_the_unlabeled_cases_were_preprocessed(train, p
     train()
     file = preprocessed / "nnUNetPlansTiny.json"
     plans = json.loads(file.read_text())
-    plans["configurations"]["3d_fullres"]["spacing"] = [3.0, 2.0, 2.0]
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] += 1
     file.write_text(json.dumps(plans))
     assert "Preprocessed 3 unlabelled case(s) now, 0 were there already" in train()
+
+
+def test_labeled_cases_that_other_plans_resampled(refused, preprocessed):
+    file = preprocessed / "nnUNetPlansTiny.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"]["spacing"] = [1.25, 2.0, 2.0]
+    file.write_text(json.dumps(plans))
+    refused(
+        r"case Made_000 in .* has 20 x 24 x 22 voxels, and the spacing of 3d_fullres in nnUNetPlansTiny gives "
+        r"40 x 24 x 22.* nnUNetv2_preprocess -d Dataset500_Made -c 3d_fullres -plans_name nnUNetPlansTiny"
+    )
+
+
+def test_splits_written_to_the_raw_folder_after_planning(refused, write_split, preprocessed):
+    write_split()
+    (preprocessed / "splits_final.json").unlink()
+    refused("splits_final.json was not there when the dataset was planned")
+    assert not (preprocessed / "splits_final.json").exists()
+
+
+def test_an_unlabeled_case_that_was_taken_out_stays_out_without_raw_data(train, raw, write_split):
+    write_split()
+    assert "3 unlabelled cases" in train()
+    (raw / "imagesUnlabeled" / "Made_004_0000.nii.gz").unlink()
+    assert "2 unlabelled cases: Made_003, Made_005" in train()
+    shutil.rmtree(raw)
+    assert "2 unlabelled cases: Made_003, Made_005" in train()
+
+
+def test_a_raw_folder_without_images_is_as_none(train, raw, write_split):
+    write_split()
+    train()
+    for folder in ("imagesTr", "imagesUnlabeled"):
+        shutil.rmtree(raw / folder)
+    assert "unlabelled cases are used as they were preprocessed" in train()
 
 
 def test_unlabeled_spacing_far_from_the_labeled(train, raw):

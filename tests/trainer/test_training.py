@@ -376,9 +376,14 @@ def test_the_ramp_up_follows_the_number_of_epochs_that_is_trained(make_trainer):
     assert trainer.mu == 10
 
 
+def remove_splits(dataset: Path) -> None:
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (dataset / folder / DATASET / "splits_final.json").unlink()
+
+
 def test_a_fold_beyond_a_split_file_that_the_host_only_now_writes_is_refused(make_trainer, dataset):
     folder = dataset / "nnUNet_preprocessed" / DATASET
-    (folder / "splits_final.json").unlink()
+    remove_splits(dataset)
     for file in list((folder / "nnUNetPlans_3d_fullres").glob("Made_000*")):
         for i in (6, 7):
             shutil.copy(file, file.with_name(file.name.replace("000", f"00{i}")))
@@ -387,7 +392,7 @@ def test_a_fold_beyond_a_split_file_that_the_host_only_now_writes_is_refused(mak
 
 
 def test_too_few_labeled_cases_for_nnunets_folds_are_said_so(make_trainer, dataset):
-    (dataset / "nnUNet_preprocessed" / DATASET / "splits_final.json").unlink()
+    remove_splits(dataset)
     with pytest.raises(ValueError, match=r"3 labelled case\(s\), too few for nnU-Net's 5 folds"):
         make_trainer(nnUNetTrainerAD_1epoch).run_training()
 
