@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
 UNLABELED_KEY = "unlabeled"
 UNLABELED_IMAGES = "imagesUnlabeled"
 SPLITS_FILE = "splits_final.json"
@@ -65,10 +67,17 @@ def unlabeled_cases_of_fold(
     return unlabeled
 
 
-def named_unlabeled(preprocessed_dataset: Path) -> list[list[str]]:
-    """Return the unlabelled cases that each fold names, none for a fold that uses all of ``imagesUnlabeled/``."""
+def named_unlabeled(preprocessed_dataset: Path) -> dict[int, list[str]]:
+    """Return the unlabelled cases of each fold that names them; others use all of ``imagesUnlabeled/``."""
     splits_file = preprocessed_dataset / SPLITS_FILE
-    return [split.get(UNLABELED_KEY, []) for split in _read_splits(splits_file)] if splits_file.is_file() else []
+    splits = _read_splits(splits_file) if splits_file.is_file() else []
+    return {fold: split[UNLABELED_KEY] for fold, split in enumerate(splits) if UNLABELED_KEY in split}
+
+
+def preprocess_command(dataset: str, configuration: str, plans: str) -> str:
+    """Return nnU-Net's command that preprocesses the labelled cases of a dataset, which takes its number only."""
+    number = convert_dataset_name_to_id(dataset)
+    return f"nnUNetv2_preprocess -d {number} -c {configuration} -plans_name {plans}"
 
 
 def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: str) -> None:
@@ -80,20 +89,23 @@ def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: st
     if not folder.is_dir():
         raise ValueError(
             f"{configuration} of {dataset} is not preprocessed by {plans}: there is no {folder}. Run "
-            f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {plans}."
+            f"{preprocess_command(dataset, configuration, plans)}."
         )
 
 
-def check_copy_of_splits(fold: int | str, preprocessed_dataset: Path, raw_dataset: Path | None) -> None:
-    """Refuse splits of the raw dataset that training would not see, since it reads the copy that planning made.
+def check_copy_of_splits(
+    fold: int | str, preprocessed_dataset: Path, raw_dataset: Path | None, log: Callable[[str], None]
+) -> None:
+    """Compare the splits of the raw dataset with the copy that planning made, which alone training reads.
 
     Args:
         fold: Number of the fold, or ``"all"``, which needs no splits.
         preprocessed_dataset: ``nnUNet_preprocessed/DatasetXXX_Name``.
         raw_dataset: ``nnUNet_raw/DatasetXXX_Name``, or ``None`` where there is none.
+        log: Takes a line where the copy has other labelled cases, as nnU-Net's users change it on purpose.
 
     Raises:
-        ValueError: If there is no copy, or if it has other labelled cases in the fold.
+        ValueError: If there is no copy, as nnU-Net would draw folds of its own.
     """
     raw_file, copy = _splits_of_raw(raw_dataset), preprocessed_dataset / SPLITS_FILE
     if fold == "all" or raw_file is None:
@@ -107,7 +119,7 @@ def check_copy_of_splits(fold: int | str, preprocessed_dataset: Path, raw_datase
     if int(fold) < min(len(splits), len(raw_splits)):
         for name in _HOST_KEYS:
             if set(splits[int(fold)][name]) != set(raw_splits[int(fold)][name]):
-                raise _differing(int(fold), name, raw_file, copy)
+                log(f"WARNING: {_differing(int(fold), name, raw_file, copy)}")
 
 
 def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
@@ -182,7 +194,7 @@ def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: P
     raw_splits = _read_splits(raw_file)
     raw_named = raw_splits[fold].get(UNLABELED_KEY) if fold < len(raw_splits) else None
     if (named is None) != (raw_named is None) or set(named or ()) != set(raw_named or ()):
-        raise _differing(fold, UNLABELED_KEY, raw_file, splits_file)
+        raise ValueError(_differing(fold, UNLABELED_KEY, raw_file, splits_file))
 
 
 def _splits_of_raw(raw_dataset: Path | None) -> Path | None:
@@ -190,8 +202,8 @@ def _splits_of_raw(raw_dataset: Path | None) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
-def _differing(fold: int, name: str, raw_file: Path, copy: Path) -> ValueError:
-    return ValueError(
+def _differing(fold: int, name: str, raw_file: Path, copy: Path) -> str:
+    return (
         f'fold {fold}: the "{name}" cases of {raw_file} and of its copy {copy} differ, and training reads the copy. If '
         "the raw file is right, copy it over the other; if the copy is right, change the raw file."
     )

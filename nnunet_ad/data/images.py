@@ -2,18 +2,26 @@
 
 import re
 from copy import deepcopy
+from glob import escape
 from pathlib import Path
 
+from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_ad.conversion.volume_files import image_suffix
 from nnunet_ad.data.folds import UNLABELED_IMAGES
 
 
 def unlabeled_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:
-    """Return the image files of each case in ``imagesUnlabeled/``, see :func:`images_of_folder`."""
+    """Return the image files of each case in ``imagesUnlabeled/``, see :func:`images_of_folder`.
+
+    Raises:
+        ValueError: As there, or if an image file has another ending than dataset.json's or is a link to nothing.
+    """
     folder = raw_dataset / UNLABELED_IMAGES
-    return images_of_folder(folder, dataset_json) if folder.is_dir() else {}
+    if not folder.is_dir():
+        return {}
+    _refuse_what_would_be_left_out(folder, dataset_json["file_ending"])
+    return images_of_folder(folder, dataset_json)
 
 
 def images_of_folder(
@@ -27,12 +35,12 @@ def images_of_folder(
         declared_by: What an error says of the number of channels.
 
     Raises:
-        ValueError: If an image file has another ending, is a link to nothing or is not named ``CASE_0000`` and on, if
-            the files of a case are not ``_0000`` and on without a gap, or more than dataset.json's channels.
+        ValueError: If a file is not named ``CASE_0000`` and on, if the files of a case are not ``_0000`` and on without
+            a gap, or more than dataset.json's channels.
     """
     ending, channels = dataset_json["file_ending"], num_channels(dataset_json)
     cases: dict[str, list[Path]] = {}
-    for file in _files_with(ending, folder):
+    for file in sorted(file for file in folder.glob(f"*{escape(ending)}") if file.is_file()):
         name = file.name.removesuffix(ending)
         case, _, channel = name.rpartition("_")
         if not case or not re.fullmatch(r"\d{4}", channel, re.ASCII):
@@ -51,26 +59,18 @@ def images_of_folder(
     return cases
 
 
-def _files_with(ending: str, folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted.
-
-    Raises:
-        ValueError: If one is a link to nothing, or has another ending, since it would be left out silently.
-    """
-    files = []
+def _refuse_what_would_be_left_out(folder: Path, ending: str) -> None:
+    of_images = {ending, *(known for reader in LIST_OF_IO_CLASSES for known in reader.supported_file_endings)}
     for file in sorted(folder.iterdir()):
-        if file.is_symlink() and not file.exists():
-            raise ValueError(f"{file} is a link to a file that is not there. Mend or remove the link.")
-        if not file.is_file():
+        if not any(file.name.lower().endswith(known) for known in of_images):
             continue
-        if file.name.endswith(ending):
-            files.append(file)
-        elif image_suffix(file):
+        if not file.exists():
+            raise ValueError(f"{file} is a link to a file that is not there. Mend or remove the link.")
+        if file.is_file() and not file.name.endswith(ending):
             raise ValueError(
                 f"{file}: all images of the dataset end in {ending} (file_ending in dataset.json). Convert the file or "
                 "move it elsewhere."
             )
-    return files
 
 
 def training_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:

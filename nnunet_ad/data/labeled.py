@@ -1,43 +1,87 @@
 """Are the labelled cases of a fold fit to train on? Said before the first epoch, not by a worker in the middle."""
 
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
 
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnunet_ad.data.folds import preprocess_command
+
 LOCATIONS = "class_locations"
-SHAPE = "preprocessed_shape"
-_RESAMPLED_BY_THE_HOST = "DefaultPreprocessor"  # others may choose another grid
+_SHAPE_BEFORE = "shape_after_cropping_and_before_resampling"
+# Other preprocessors and functions may choose another grid than the spacing of the plans gives.
+_PREPROCESSOR = "DefaultPreprocessor"
+_RESAMPLING = ("resample_data_or_seg_to_shape", "resample_torch_simple", "resample_torch_fornnunet")
+
+
+@dataclass(frozen=True)
+class Grids:
+    """On which grids a configuration has its cases.
+
+    Attributes:
+        plans: Plans of the training.
+        configuration: Name of its configuration.
+    """
+
+    plans: PlansManager
+    configuration: str
+
+    def check(self, dataset: nnUNetBaseDataset, case: str, properties: dict, shape: tuple[int, ...]) -> None:
+        """Refuse a labelled case that was resampled by other plans, which may have the same folder.
+
+        A voxel more or less is what the last digit of a spacing makes.
+
+        Raises:
+            ValueError: If the case has another size than the spacing of the plans gives.
+        """
+        manager = self.plans.get_configuration(self.configuration)
+        resampling = manager.configuration.get("resampling_fn_data")
+        if manager.preprocessor_name != _PREPROCESSOR or resampling not in _RESAMPLING:
+            return
+        expected = _resampled_shape(properties, self.plans, manager)
+        if any(abs(a - b) > 1 for a, b in zip(shape, expected, strict=True)):
+            name = self.plans.plans_name
+            command = preprocess_command(self.plans.dataset_name, self.configuration, name)
+            raise ValueError(
+                f"labelled case {case} in {dataset.source_folder} has {_sizes(shape)} voxels, and the spacing of "
+                f"{self.configuration} in {name} gives {_sizes(expected)}: other plans preprocessed it. Plan under a "
+                f"name of its own (-overwrite_plans_name), or, if no other plans need that folder, run {command}."
+            )
 
 
 def check_labeled(
     train: nnUNetBaseDataset,
     val: nnUNetBaseDataset,
     labels: LabelManager,
+    grids: Grids,
     fold_of_dataset: str,
     log: Callable[[str], None],
 ) -> None:
     """Open every file of the labelled cases, and look for a voxel of each class; warn of classes without one.
 
-    Opening reads the head and the size of an image or label file, which shows missing and truncated ones.
+    Opening reads the head and the size of an image or label file, which shows missing and truncated ones, and ones of
+    other plans.
 
     Args:
         train: Labelled training cases.
         val: Validation cases.
         labels: Of the dataset.
+        grids: Of the configuration.
         fold_of_dataset: For messages.
         log: Takes each line for the user.
 
     Raises:
-        ValueError: If a file of a case is missing or damaged, or if no training case has any foreground.
+        ValueError: If a file of a case is missing or damaged, if a case was preprocessed by other plans, or if no
+            training case has any foreground.
     """
     present: set[Hashable] = set()
     for case in train.identifiers:
-        present |= {key for key, places in _open(train, case)[LOCATIONS].items() if len(places)}
+        present |= {key for key, places in _open(train, case, grids)[LOCATIONS].items() if len(places)}
     for case in val.identifiers:
-        _open(val, case)
+        _open(val, case, grids)
     classes = _foreground_classes(labels)
     absent = [name for key, name in classes.items() if key not in present]
     if len(absent) == len(classes):
@@ -50,37 +94,8 @@ def check_labeled(
         log(f"WARNING: no labelled training case of {fold_of_dataset} has {_shortened(absent)}: it can't be learned.")
 
 
-def check_grids(
-    datasets: Iterable[nnUNetBaseDataset], plans: PlansManager, configuration: str, manager: ConfigurationManager
-) -> None:
-    """Refuse labelled cases that were resampled by other plans, which may have the same folder.
-
-    Args:
-        datasets: Of the fold.
-        plans: Plans of the training.
-        configuration: Name of its configuration.
-        manager: The configuration.
-
-    Raises:
-        ValueError: If a case has another size than the spacing of the plans gives, or if its files are damaged.
-    """
-    if manager.preprocessor_name != _RESAMPLED_BY_THE_HOST:
-        return
-    for dataset in datasets:
-        for case in dataset.identifiers:
-            properties = _open(dataset, case)
-            found, expected = properties[SHAPE], _resampled_shape(properties, plans, manager)
-            if found != expected:
-                raise ValueError(
-                    f"labelled case {case} in {dataset.source_folder} has {_sizes(found)} voxels, and the spacing of "
-                    f"{configuration} in {plans.plans_name} gives {_sizes(expected)}: it was preprocessed by other "
-                    f"plans. Run nnUNetv2_preprocess -d {plans.dataset_name} -c {configuration} -plans_name "
-                    f"{plans.plans_name}, which replaces what is there."
-                )
-
-
 def _resampled_shape(properties: dict, plans: PlansManager, manager: ConfigurationManager) -> tuple[int, ...]:
-    before = properties["shape_after_cropping_and_before_resampling"]
+    before = properties[_SHAPE_BEFORE]
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     missing = len(before) - len(manager.spacing)  # slices of 2d keep their distance
     return tuple(int(size) for size in compute_new_shape(before, spacing, [*spacing[:missing], *manager.spacing]))
@@ -90,16 +105,18 @@ def _sizes(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _open(dataset: nnUNetBaseDataset, case: str) -> dict:
+def _open(dataset: nnUNetBaseDataset, case: str, grids: Grids) -> dict:
     try:
         image, label, _, properties = dataset.load_case(case)
         shapes = tuple(image.shape[1:]), tuple(label.shape[1:])
-        properties[LOCATIONS].keys()
+        for key in (LOCATIONS, _SHAPE_BEFORE, "spacing"):
+            properties[key]
     except Exception as error:  # the readers raise whatever they like
         raise damaged(dataset, case, f"{type(error).__name__}: {error}") from error
     if shapes[0] != shapes[1]:
         raise damaged(dataset, case, f"image of {shapes[0]} and label of {shapes[1]} voxels")
-    return properties | {SHAPE: shapes[0]}
+    grids.check(dataset, case, properties, shapes[0])
+    return properties
 
 
 def damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:

@@ -1,6 +1,5 @@
 """From a fold to its unlabelled cases, preprocessed and ready to load."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ class DatasetFolders:
     Attributes:
         name: ``DatasetXXX_Name``.
         preprocessed: Its folder in ``nnUNet_preprocessed``.
-        raw: Its folder in ``nnUNet_raw``; ``None`` where that variable is not set or has no images of the dataset.
+        raw: Its folder in ``nnUNet_raw``; ``None`` where that variable is not set or has no such dataset.
     """
 
     name: str
@@ -40,14 +39,14 @@ class DatasetFolders:
     def of(cls, name: str) -> "DatasetFolders":
         """Look a dataset up in nnU-Net's path variables."""
         raw = Path(nnUNet_raw.get()) / name if nnUNet_raw.is_set() else None
-        return cls(name, Path(nnUNet_preprocessed.require()) / name, raw if raw and _has_images(raw) else None)
+        return cls(name, Path(nnUNet_preprocessed.require()) / name, raw if raw is not None and raw.is_dir() else None)
 
-
-def _has_images(raw_dataset: Path) -> bool:
-    if any((raw_dataset / folder).is_dir() for folder in (UNLABELED_IMAGES, "imagesTr")):
-        return True
-    file = raw_dataset / "dataset.json"  # which may list images that lie elsewhere
-    return file.is_file() and "dataset" in json.loads(file.read_text())
+    def raw_with_images(self, dataset_json: dict) -> Path | None:
+        """Return ``raw``; ``None`` where it has no folder of images and dataset.json names none that lie elsewhere."""
+        folders = (UNLABELED_IMAGES, "imagesTr")
+        if self.raw is None or "dataset" in dataset_json or any((self.raw / name).is_dir() for name in folders):
+            return self.raw
+        return None
 
 
 def preprocessing_of(
@@ -58,26 +57,27 @@ def preprocessing_of(
     return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
 
 
-def images_to_preprocess(folders: DatasetFolders, dataset_json: dict) -> dict[str, list[Path]]:
+def images_to_preprocess(raw_dataset: Path, preprocessed_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:
     """Return the image files of all cases that some fold uses without label.
-
-    Args:
-        folders: Of a dataset whose raw folder is there.
-        dataset_json: Its dataset.json.
 
     Raises:
         ValueError: If a fold names a case that has no images.
     """
-    assert folders.raw is not None
-    images = unlabeled_images(folders.raw, dataset_json)
-    folds = named_unlabeled(folders.preprocessed)
-    with_label_file = set().union(*folds) - set(images)
-    if with_label_file:
-        training = training_images(folders.raw, dataset_json)
-        for fold, named in enumerate(folds):
-            check_cases_exist(fold, named, training | images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
-        images |= {case: training[case] for case in with_label_file}
+    images = unlabeled_images(raw_dataset, dataset_json)
+    for fold, named in named_unlabeled(preprocessed_dataset).items():
+        images |= _images_of(fold, named, images, raw_dataset, dataset_json)
     return images
+
+
+def _images_of(
+    fold: int | str, cases: Sequence[str], in_folder: dict[str, list[Path]], raw_dataset: Path, dataset_json: dict
+) -> dict[str, list[Path]]:
+    """Return the image files of the unlabelled cases of a fold, which are ``in_folder`` or in ``imagesTr/``."""
+    images = in_folder
+    if not set(cases) <= set(images):
+        images = training_images(raw_dataset, dataset_json) | images
+        check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {raw_dataset}")
+    return {case: images[case] for case in cases}
 
 
 def prepare_unlabeled(
@@ -106,29 +106,29 @@ def prepare_unlabeled(
     Raises:
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
     """
-    images = {} if folders.raw is None else unlabeled_images(folders.raw, preprocessing.dataset_json)
-    in_folder = list(images)
-    usable = usable_cases(preprocessing) if folders.raw is None else {}
+    raw, dataset_json = folders.raw_with_images(preprocessing.dataset_json), preprocessing.dataset_json
+    in_folder = {} if raw is None else unlabeled_images(raw, dataset_json)
+    usable = usable_cases(preprocessing) if raw is None else {}
 
     def known_cases() -> list[str]:
         return (
-            sorted(images)
-            if folders.raw is not None
-            else [c for c, source in usable.items() if source == UNLABELED_IMAGES]
+            sorted(in_folder) if raw is not None else [c for c, source in usable.items() if source == UNLABELED_IMAGES]
         )
 
     cases = unlabeled_cases_of_fold(fold, train, val, folders.preprocessed, folders.raw, known_cases)
     log(f"{len(cases)} unlabelled cases: {', '.join(cases[:5])}{' …' if len(cases) > 5 else ''}")
 
-    if folders.raw is None:
+    if raw is None:
         log("The raw dataset is not here (nnUNet_raw): unlabelled cases are used as they were preprocessed.")
-        where = f"{preprocessing.folder}, or are stale there (to preprocess them, set nnUNet_raw to the raw data)"
+        where = (
+            f"{preprocessing.folder}, are stale there (to preprocess them, set nnUNet_raw to the raw data), or were "
+            f"taken out of {UNLABELED_IMAGES}/ since"
+        )
         check_cases_exist(fold, cases, usable, where)
     else:
-        with_label_file = sorted(set(cases) - set(images))
+        images = _images_of(fold, cases, in_folder, raw, dataset_json)
+        with_label_file = set(images) - set(in_folder)
         if with_label_file:
-            images = training_images(folders.raw, preprocessing.dataset_json) | images
-            check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {folders.raw}")
             log(
                 f"NOTE: {len(with_label_file)} unlabelled case(s) of this fold are in imagesTr/. Training does not "
                 "open their labels, but nnU-Net's planning has seen them."
@@ -138,7 +138,7 @@ def prepare_unlabeled(
                 f"{len(others)} unlabelled case(s) are preprocessed by other plans: all are preprocessed apart for now."
             )
             preprocessing = replace(preprocessing, folder=apart)
-        done = preprocess_unlabeled(preprocessing, {case: images[case] for case in cases})
-        remember_images(preprocessing, in_folder)
+        done = preprocess_unlabeled(preprocessing, images)
+        remember_images(preprocessing, raw)
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

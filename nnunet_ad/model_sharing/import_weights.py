@@ -108,8 +108,8 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
         ValueError: If ``source`` is no checkpoint or fits nowhere, or if ``output`` is ``source`` or another file.
         OSError: If a file can't be read or written.
     """
-    checkpoint = load_checkpoint(source)
     _check_may_be_written(output, source)
+    checkpoint = load_checkpoint(source)
     theirs = checkpoint["network_weights"]
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
     found = _fill(network, theirs)
@@ -126,7 +126,7 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
 def _check_may_be_written(output: Path, source: Path) -> None:
     if not output.is_file():
         return
-    if output.samefile(source):
+    if source.is_file() and output.samefile(source):
         raise ValueError(f"{output} is the checkpoint to import from, which would be lost; name another file to write")
     try:
         is_ours = set(load_checkpoint(output)) == _WRITTEN

@@ -93,13 +93,17 @@ def check_fits(checkpoint: Mapping[str, Any], network: nn.Module, file: str | Pa
         {name: tuple(w.shape) for name, w in weights.items()}
         for weights in (checkpoint["network_weights"], network.state_dict())
     )
-    for name in sorted(found.keys() | expected.keys()):
+    for name in sorted(found.keys() | expected.keys(), key=lambda name: (name.startswith(_AVERAGE), name)):
         if found.get(name) != expected.get(name):
+            there, here = _shown(found.get(name)), _shown(expected.get(name))
             raise ValueError(
-                f"{file} is of another network: {name} has shape {found.get(name, 'none')} there, and here "
-                f"{expected.get(name, 'none')}. The plans or the trainer were changed since it was written: go on with "
-                "those of then, or train anew without --c."
+                f"{file} is of another network: {name} {there} there, and {here} here. The plans or the trainer were "
+                "changed since it was written: go on with those of then, or train anew without --c."
             )
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "is missing" if shape is None else f"has shape {shape}"
 
 
 def check_complete(checkpoint: Mapping[str, Any], file: str | Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -95,8 +96,7 @@ def _look_at(
     spacing = grid_spacing(properties, image.shape[1:], decoders.transpose_forward)
     values = list(structures.values())
     counts = [[np.count_nonzero(label_map == value) for value in values] for label_map in label_maps]
-    # nnU-Net gives 2-D images one voxel along a further axis, with a spacing that is made up.
-    voxel_ml = math.nan if 1 in properties["shape_before_cropping"] else spacing.prod() / 1000
+    voxel_ml = math.nan if _is_2d(properties) else spacing.prod() / 1000
     volumes_ml = np.array(counts) * voxel_ml
     case = CaseDisagreement(identifier, disagreement_per_class(label_maps, values), volumes_ml)
     index = most_contested_slice(label_maps, values)
@@ -125,3 +125,9 @@ def _title(case: CaseDisagreement, structures: Mapping[str, int], index: int) ->
         return first_line
     worst = sorted((-value, name) for name, value in zip(structures, case.per_class, strict=True) if value >= 0)[:3]
     return "\n".join((first_line, ", ".join(f"{name} {-value:.2f}" for value, name in worst)))
+
+
+def _is_2d(properties: Mapping[str, Any]) -> bool:
+    """Return whether an image is 2-D: nnU-Net makes up a thickness of 999 times the larger spacing for these."""
+    thickness, *in_plane = properties["spacing"]
+    return thickness >= 999 * max(in_plane)

@@ -24,7 +24,8 @@ _TEXTS_OF_DEVICE_MEMORY = ("CUDA out of memory", "MPS backend out of memory", "C
 _TEXTS_OF_MAIN_MEMORY = ("DefaultCPUAllocator", "Cannot allocate memory", "MemoryError: ")
 _TEXT_OF_SHARED_MEMORY = re.compile(r"unable to \w+ .*(shared memory|</torch_\w+>)|out of shared memory")
 # of g++ for the CPU, and of the C compiler that Triton calls for a GPU
-_TEXTS_OF_COMPILERS = ("InvalidCxxCompiler", "CppCompileError", "Failed to find C compiler", "CalledProcessError: ")
+_TEXTS_OF_NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler", "Python.h")
+_TEXTS_OF_COMPILERS = ("CppCompileError", "CalledProcessError: ")
 _TEXTS_OF_WRITING = ("inline_container.cc", "PytorchStreamWriter")
 
 
@@ -110,13 +111,16 @@ def _worker_failed(error: Exception, trainer: nnUNetTrainer) -> str | None:
     return f"A process that loads data failed: {error}" if isinstance(error, WorkerError) else None
 
 
-def _no_compiler(error: Exception, trainer: nnUNetTrainer) -> str | None:
-    if not _says(error, _TEXTS_OF_COMPILERS):
-        return None
-    return (
-        "torch.compile found no working C++ compiler with Python's headers. Install them (in Debian and Ubuntu g++ and "
-        "python3-dev), or train without: nnUNet_compile=f."
-    )
+def _compiler(error: Exception, trainer: nnUNetTrainer) -> str | None:
+    if _says(error, _TEXTS_OF_NO_COMPILER):
+        return (
+            "torch.compile found no C++ compiler, or not Python's headers. Install them (in Debian and Ubuntu g++ and "
+            "python3-dev), or train without: nnUNet_compile=f."
+        )
+    if _says(error, _TEXTS_OF_COMPILERS):
+        first_line = str(error).splitlines()[0]
+        return f"torch.compile failed ({first_line}). See above for why, or train without: nnUNet_compile=f."
+    return None
 
 
 def _disk_full(error: Exception, trainer: nnUNetTrainer) -> str | None:
@@ -154,9 +158,9 @@ _FAULTS: tuple[Callable[[Exception, nnUNetTrainer], str | None], ...] = (
     _main_memory,
     _worker_killed,
     _worker_failed,
-    _no_compiler,
     _disk_full,
     _not_writable,
+    _compiler,
 )
 
 

@@ -26,7 +26,7 @@ from nnunet_ad.data.folds import (
     check_labeled_cases,
     check_preprocessed,
 )
-from nnunet_ad.data.labeled import check_grids, check_labeled
+from nnunet_ad.data.labeled import Grids, check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled, preprocessing_of
 from nnunet_ad.losses import dice_ce
@@ -178,13 +178,9 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     # ------------------------------------------------------------------------------------------- data
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As the host, but a fold beyond the split file is an error instead of a random split, as are unknown cases.
-
-        So are splits of the raw dataset that were written or changed after planning.
-        """
+        """As the host, but a fold beyond the split file is an error instead of a random split, as are unknown cases."""
         folder, cases_folder = Path(self.preprocessed_dataset_folder_base), Path(self.preprocessed_dataset_folder)
         identifiers = infer_dataset_class(str(cases_folder)).get_identifiers(str(cases_folder))
-        check_copy_of_splits(self.fold, folder, DatasetFolders.of(self.plans_manager.dataset_name).raw)
         if self.fold != "all":
             check_enough_for_folds(identifiers, folder)
         check_fold_exists(self.fold, folder)
@@ -202,11 +198,12 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             return self._find_cases()
 
     def _find_cases(self) -> tuple:
+        folders = DatasetFolders.of(self.plans_manager.dataset_name)
+        check_copy_of_splits(self.fold, folders.preprocessed, folders.raw, self.print_to_log_file)
         labeled, val = super().get_tr_and_val_datasets()
         fold_of_dataset = f"fold {self.fold} of {self.plans_manager.dataset_name}"
-        check_labeled(labeled, val, self.label_manager, fold_of_dataset, self.print_to_log_file)
-        check_grids((labeled, val), self.plans_manager, self.configuration_name, self.configuration_manager)
-        folders = DatasetFolders.of(self.plans_manager.dataset_name)
+        grids = Grids(self.plans_manager, self.configuration_name)
+        check_labeled(labeled, val, self.label_manager, grids, fold_of_dataset, self.print_to_log_file)
         self.unlabeled_dataset = prepare_unlabeled(
             folders,
             preprocessing_of(folders, self.plans_manager, self.configuration_name, self.dataset_json),

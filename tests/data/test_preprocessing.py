@@ -184,12 +184,31 @@ def test_without_raw_images_stale_and_half_written_cases_are_not_usable(done, im
     assert list(usable_cases(done)) == [second]
 
 
-def test_without_raw_images_cases_that_were_taken_out_are_not_usable(done, images):
+def test_without_raw_images_cases_that_were_taken_out_are_not_usable(done, images, made):
     first, second = sorted(images)
-    remember_images(done, [first, second])
+    remember_images(done, made)
+    images[first][0].unlink()
     assert list(usable_cases(done)) == [first, second]
-    remember_images(done, [second])
+    remember_images(done, made)
     assert list(usable_cases(done)) == [second]
+    shutil.rmtree(made / "imagesUnlabeled")  # as on a machine that has the labelled images only
+    remember_images(done, made)
+    assert list(usable_cases(done)) == [second]
+
+
+def test_a_list_of_cases_that_cannot_be_written_stays(done, images, made, monkeypatch):
+    def refuse(file):
+        raise PermissionError(file)
+
+    monkeypatch.setattr(module, "written_whole", refuse)
+    remember_images(done, made)
+    assert list(usable_cases(done)) == sorted(images)
+
+
+def test_a_damaged_list_of_cases_is_as_none(done, images, made):
+    remember_images(done, made)
+    (done.folder / "imagesUnlabeled.json").write_text("[")
+    assert list(usable_cases(done)) == sorted(images)
 
 
 def test_oblique_axes_are_refused_only_where_the_reader_does(made, images, preprocessing_with):
@@ -226,18 +245,23 @@ def test_a_file_not_named_as_nnunets_is_named(tmp_path):
         (tmp_path / name).unlink()
 
 
-def test_images_that_would_be_left_out_silently_are_named(tmp_path):
+def test_unlabeled_images_that_would_be_left_out_silently_are_named(tmp_path):
     files = {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}
-    (tmp_path / "a_0000.nii.gz").touch()
-    (tmp_path / "notes.txt").touch()
-    assert list(images_of_folder(tmp_path, files)) == ["a"]
-    (tmp_path / "b_0000.nii").touch()
-    with pytest.raises(ValueError, match=r"b_0000\.nii: all images of the dataset end in \.nii\.gz"):
-        images_of_folder(tmp_path, files)
-    (tmp_path / "b_0000.nii").unlink()
-    (tmp_path / "b_0000.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
+    folder = tmp_path / "imagesUnlabeled"
+    folder.mkdir()
+    (folder / "a_0000.nii.gz").touch()
+    (folder / "notes.txt").touch()
+    (folder / "README").symlink_to(tmp_path / "moved")
+    assert list(unlabeled_images(tmp_path, files)) == ["a"]
+    for name in ("b_0000.nii", "b_0000.mha", "b_0000.NII.GZ"):
+        (folder / name).touch()
+        with pytest.raises(ValueError, match=rf"{name}: all images of the dataset end in \.nii\.gz"):
+            unlabeled_images(tmp_path, files)
+        assert list(images_of_folder(folder, files)) == ["a"]
+        (folder / name).unlink()
+    (folder / "b_0000.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
     with pytest.raises(ValueError, match=r"b_0000\.nii\.gz is a link to a file that is not there"):
-        images_of_folder(tmp_path, files)
+        unlabeled_images(tmp_path, files)
 
 
 def test_one_file_may_hold_all_channels(tmp_path):

@@ -4,12 +4,19 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.experiment_planning import plan_and_preprocess_entrypoints
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ad.data.folds import preprocess_command
+from nnunet_ad.data.labeled import Grids, check_labeled
 from nnunet_ad.trainer import nnUNetTrainerAD_1epoch
 
 DATASET = "Dataset500_Made"
@@ -105,9 +112,7 @@ def test_an_empty_list(refused, write_split, part):
 def test_a_configuration_that_is_not_preprocessed(make_trainer, preprocessed):
     shutil.rmtree(preprocessed / "nnUNetPlans_3d_fullres")
     trainer = make_trainer(nnUNetTrainerAD_1epoch)
-    with pytest.raises(
-        ValueError, match=r"is not preprocessed by .* nnUNetv2_preprocess -d Dataset500_Made -c 3d_full"
-    ):
+    with pytest.raises(ValueError, match=r"is not preprocessed by .* nnUNetv2_preprocess -d 500 -c 3d_full"):
         trainer.initialize()
     assert not Path(trainer.output_folder).exists()
 
@@ -220,13 +225,70 @@ def test_labeled_cases_that_other_plans_resampled(refused, preprocessed):
     file.write_text(json.dumps(plans))
     refused(
         r"case Made_000 in .* has 20 x 24 x 22 voxels, and the spacing of 3d_fullres in nnUNetPlansTiny gives "
-        r"40 x 24 x 22.* nnUNetv2_preprocess -d Dataset500_Made -c 3d_fullres -plans_name nnUNetPlansTiny"
+        r"40 x 24 x 22.* nnUNetv2_preprocess -d 500 -c 3d_fullres -plans_name nnUNetPlansTiny"
     )
 
 
-def test_splits_written_to_the_raw_folder_after_planning(refused, write_split, preprocessed):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spacing": [2.4, 2.0, 2.0]},  # a voxel more
+        {"spacing": [1.25, 2.0, 2.0], "resampling_fn_data": "no_resampling_hack"},
+        {"spacing": [1.25, 2.0, 2.0], "preprocessor_name": "MyPreprocessor"},
+    ],
+)
+def test_other_grids_that_are_right(make_trainer, preprocessed, change):
+    file = preprocessed / "nnUNetPlansTiny.json"
+    plans = json.loads(file.read_text())
+    plans["configurations"]["3d_fullres"] |= change
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    train, val = (
+        infer_dataset_class(str(preprocessed / LABELED_FOLDER))(str(preprocessed / LABELED_FOLDER), [case])
+        for case in ("Made_000", "Made_002")
+    )
+    grids = Grids(PlansManager(plans), "3d_fullres")
+    check_labeled(train, val, trainer.label_manager, grids, "fold 0", lambda line: None)
+
+
+def test_axes_in_another_order_and_slices_are_counted_as_nnunet_does():
+    resampling = {"preprocessor_name": "DefaultPreprocessor", "resampling_fn_data": "resample_data_or_seg_to_shape"}
+    resampling["architecture"] = {"network_class_name": "any", "arch_kwargs": {}, "_kw_requires_import": []}
+    configurations = {
+        "3d_fullres": {"spacing": [2.0, 1.0, 1.5], **resampling},
+        "2d": {"spacing": [1.0, 1.5], **resampling},
+    }
+    plans = {"transpose_forward": [2, 0, 1], "plans_name": "P", "dataset_name": "Dataset001_X"}
+    plans = PlansManager(plans | {"configurations": configurations})
+    properties = {"spacing": [3.0, 4.5, 1.0], "shape_after_cropping_and_before_resampling": (20, 10, 10)}
+    dataset = SimpleNamespace(source_folder="there")
+    Grids(plans, "3d_fullres").check(dataset, "a", properties, (10, 30, 30))
+    Grids(plans, "2d").check(dataset, "a", properties, (20, 30, 30))
+    for configuration, shape in (("3d_fullres", "20 x 30 x 30"), ("2d", "10 x 30 x 30")):
+        found = tuple(map(int, shape.split(" x ")))
+        with pytest.raises(ValueError, match=f"case a in there has {shape} voxels"):
+            Grids(plans, configuration).check(dataset, "a", properties, found)
+
+
+def test_the_command_that_is_named_is_nnunets(monkeypatch):
+    called = {}
+    monkeypatch.setattr(
+        plan_and_preprocess_entrypoints, "preprocess", lambda *arguments, **named: called.update(of=arguments, **named)
+    )
+    monkeypatch.setattr(sys, "argv", preprocess_command("Dataset042_X", "2d", "P").split())
+    plan_and_preprocess_entrypoints.preprocess_entry()
+    assert (called["of"], called["configurations"]) == (([42], "P"), ["2d"])
+
+
+def test_a_validation_does_not_ask_the_raw_splits(make_trainer, preprocessed, raw, write_split):
+    write_split()
+    (raw / "splits_final.json").write_text("broken")
+    assert make_trainer(nnUNetTrainerAD_1epoch).do_split() == (["Made_000", "Made_001"], ["Made_002"])
+
+
+def test_splits_written_to_the_raw_folder_after_planning(refused, write_split, raw, preprocessed):
     write_split()
     (preprocessed / "splits_final.json").unlink()
+    assert (raw / "splits_final.json").is_file()
     refused("splits_final.json was not there when the dataset was planned")
     assert not (preprocessed / "splits_final.json").exists()
 
@@ -238,6 +300,20 @@ def test_an_unlabeled_case_that_was_taken_out_stays_out_without_raw_data(train, 
     assert "2 unlabelled cases: Made_003, Made_005" in train()
     shutil.rmtree(raw)
     assert "2 unlabelled cases: Made_003, Made_005" in train()
+
+
+def test_a_fold_that_names_a_case_that_was_taken_out_says_so_without_raw_data(
+    train, refused, raw, preprocessed, write_split
+):
+    write_split()
+    train()
+    (raw / "imagesUnlabeled" / "Made_004_0000.nii.gz").unlink()
+    train()
+    shutil.rmtree(preprocessed.parents[1] / "nnUNet_results")
+    shutil.rmtree(raw)
+    split = {"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_003", "Made_004"]}
+    (preprocessed / "splits_final.json").write_text(json.dumps([split]))
+    refused("or were taken out of imagesUnlabeled/ since: Made_004")
 
 
 def test_a_raw_folder_without_images_is_as_none(train, raw, write_split):

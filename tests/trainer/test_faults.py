@@ -84,17 +84,30 @@ def test_no_room_for_a_lock_between_processes_is_no_full_disk(settings, monkeypa
     assert "Shared memory" in explain(raised.value, settings)
 
 
-@pytest.mark.parametrize("missing", ["/nothing/g++", "g++ -nostdinc"], ids=["compiler", "headers"])
-def test_compiling_on_a_cpu_says_what_to_install(settings, missing, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('/nothing/g++ "$@"', r"no C\+\+ compiler.* g\+\+ and python3-dev.*nnUNet_compile=f"),
+        (
+            "[ $# = 1 ] && exec g++ $1; echo 'fatal error: Python.h: No such file'; exit 1",
+            r"Python's headers.* python3-",
+        ),
+        ("[ $# = 1 ] && exec g++ $1; echo 'killed'; exit 1", r"torch.compile failed \(CppCompileError: .*compile=f"),
+    ],
+    ids=["no compiler", "no headers", "another failure"],
+)
+def test_compiling_on_a_cpu_says_what_to_do(settings, command, said, tmp_path):
     compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\n{missing} "$@"\n')
+    compiler.write_text(f"#!/bin/sh\n{command}\n")
     compiler.chmod(0o755)
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, str(compiler)), "force_disable_caches": True}),
         pytest.raises(RuntimeError) as raised,
     ):
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
-    assert re.search(r"g\+\+ and python3-dev.*nnUNet_compile=f", explain(raised.value, settings))
+    sentence = explain(raised.value, settings)
+    assert re.search(said, sentence)
+    assert "\n" not in sentence
 
 
 @pytest.mark.parametrize(
