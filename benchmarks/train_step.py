@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sampling-steps", type=int, default=10, help="S of DDIM (default: %(default)s, the paper's)")
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--compile", action="store_true", help="let nnU-Net compile the networks of (a) and (c)")
+    parser.add_argument("--compile", action="store_true", help="compile (a) and (c) on a GPU, DDIM of (a) on a CPU")
     parser.add_argument("--paper", action="store_true", help="the step of nnUNetTrainerAD_Paper")
     parser.add_argument("--recompute", action="store_true", help="let (a) keep less and compute it again")
     parser.add_argument("--profile", action="store_true", help="print where (a) spends its time")

@@ -211,8 +211,8 @@ def _differing(fold: int, name: str, raw_file: Path, copy: Path) -> str:
 
 def _read_splits(file: Path) -> list[dict[str, list[str]]]:
     try:
-        splits = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        splits = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{file} is not valid JSON ({error}). Repair it, or delete it and plan again.") from error
     if not isinstance(splits, list) or not all(map(_is_fold, splits)):
         raise ValueError(f'{file} should be a list of folds [{{"train": […], "val": […], "unlabeled": […]}}, …].')

@@ -96,8 +96,9 @@ def test_without_raw_folder_the_copy_is_enough(folders):
     assert unlabeled_cases_of_fold(0, ["a"], ["b"], folders[0], None, lambda: []) == ["u1"]
 
 
-def test_broken_json_is_named(folders):
-    (folders[0] / "splits_final.json").write_text("[{")
+@pytest.mark.parametrize("content", [b"[{", b"\xff\xfe["])
+def test_broken_json_is_named(folders, content):
+    (folders[0] / "splits_final.json").write_bytes(content)
     with pytest.raises(ValueError, match="not valid JSON"):
         cases(folders)
 
