@@ -5,6 +5,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 
 from nnunet_ad.distillation import distill_
+from nnunet_ad.network.channels_last import COMPILER_OPTIONS
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.recomputation import recompute_activations
 from nnunet_ad.network.step_embedding import StepEmbedding
@@ -97,6 +98,17 @@ def test_compiled_parts_give_what_they_gave(network_and_inputs):
     network.compile_parts(backend="eager")
     torch.testing.assert_close(outputs(), expected)
     assert list(network.state_dict()) == names
+
+
+@pytest.mark.slow
+def test_a_cpu_compiles_the_denoiser_in_two_dimensions():
+    torch.manual_seed(0)
+    network = build_network(configuration(PLAIN, dim=2), num_input_channels=2, num_classes=3)
+    x, y_t, t = torch.randn(2, 2, *spatial(2)), torch.randn(2, 3, *spatial(2)), torch.tensor([10, 900])
+    with torch.inference_mode():
+        expected = network.denoiser(x)(y_t, t)
+        network.compile_denoiser(**COMPILER_OPTIONS)
+        torch.testing.assert_close(network.denoiser(x)(y_t, t), expected, rtol=0, atol=1e-4)
 
 
 def test_the_denoiser_of_an_image_equals_the_stem_on_image_and_noisy_label_together(network_and_inputs):
