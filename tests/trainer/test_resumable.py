@@ -175,7 +175,8 @@ def test_a_checkpoint_of_another_network_is_named(make_trainer, dataset):
     plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"][0] += 4
     file.write_text(json.dumps(plans))
     second = make_trainer(Watched)
-    with pytest.raises(ValueError, match=r"is of another network: \S+ has shape .* there, and has shape .* here.* without --c"):
+    message = r"is of another network: \S+ has shape .* there, and has shape .* here.* without --c"
+    with pytest.raises(ValueError, match=message):
         second.load_checkpoint(str(latest(first)))
 
 
