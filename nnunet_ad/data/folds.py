@@ -43,7 +43,7 @@ def unlabeled_cases_of_fold(
     splits_file = preprocessed_dataset / SPLITS_FILE
     named = None
     if fold != "all" and splits_file.is_file():
-        named = _read_splits(splits_file)[int(fold)].get(UNLABELED_KEY)
+        named = read_splits(splits_file)[int(fold)].get(UNLABELED_KEY)
         _refuse_outdated_copy(int(fold), named, splits_file, raw_dataset)
     unlabeled = sorted(set(known_cases() if named is None else named))
     if not unlabeled:
@@ -70,7 +70,7 @@ def unlabeled_cases_of_fold(
 def named_unlabeled(preprocessed_dataset: Path) -> dict[int, list[str]]:
     """Return the unlabelled cases of each fold that names them; others use all of ``imagesUnlabeled/``."""
     splits_file = preprocessed_dataset / SPLITS_FILE
-    splits = _read_splits(splits_file) if splits_file.is_file() else []
+    splits = read_splits(splits_file) if splits_file.is_file() else []
     return {fold: split[UNLABELED_KEY] for fold, split in enumerate(splits) if UNLABELED_KEY in split}
 
 
@@ -115,7 +115,7 @@ def check_copy_of_splits(
             f"{raw_file} was not there when the dataset was planned, and training reads a copy of it: copy it to "
             f"{copy}."
         )
-    splits, raw_splits = _read_splits(copy), _read_splits(raw_file)
+    splits, raw_splits = read_splits(copy), read_splits(raw_file)
     if int(fold) < min(len(splits), len(raw_splits)):
         for name in _HOST_KEYS:
             if set(splits[int(fold)][name]) != set(raw_splits[int(fold)][name]):
@@ -131,7 +131,7 @@ def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
     splits_file = preprocessed_dataset / SPLITS_FILE
     if fold == "all" or not splits_file.is_file():
         return
-    num_folds = len(_read_splits(splits_file))
+    num_folds = len(read_splits(splits_file))
     if not 0 <= int(fold) < num_folds:
         raise ValueError(
             f"fold {fold} was asked for, but {splits_file} has {num_folds} fold(s), 0 to {num_folds - 1}. "
@@ -191,7 +191,7 @@ def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: P
     raw_file = _splits_of_raw(raw_dataset)
     if raw_file is None:
         return
-    raw_splits = _read_splits(raw_file)
+    raw_splits = read_splits(raw_file)
     raw_named = raw_splits[fold].get(UNLABELED_KEY) if fold < len(raw_splits) else None
     if (named is None) != (raw_named is None) or set(named or ()) != set(raw_named or ()):
         raise ValueError(_differing(fold, UNLABELED_KEY, raw_file, splits_file))
@@ -209,7 +209,12 @@ def _differing(fold: int, name: str, raw_file: Path, copy: Path) -> str:
     )
 
 
-def _read_splits(file: Path) -> list[dict[str, list[str]]]:
+def read_splits(file: Path) -> list[dict[str, list[str]]]:
+    """Return the folds of a split file.
+
+    Raises:
+        ValueError: If it is no JSON, or no list of folds.
+    """
     try:
         splits = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no text

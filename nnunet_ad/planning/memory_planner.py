@@ -39,6 +39,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from nnunet_ad.data.folds import SPLITS_FILE, read_splits
 from nnunet_ad.data.images import num_channels, unlabeled_images
 from nnunet_ad.data.unlabeled import DatasetFolders
 from nnunet_ad.whole_file import written_whole
@@ -196,6 +197,7 @@ def write_memory_plans(
         raise ValueError(f"the memory target is {gpu_memory_target}; expected a positive number of GB")
     folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
     _check_is_fingerprinted(folders, dataset)
+    _check_number_of_folds(folders)
     planner_class, stock_class = PLANNERS[planner]
     ours = _make(lambda: planner_class(folders.name, gpu_memory_target, name), folders)
     path = folders.preprocessed / f"{ours.plans_identifier}.json"
@@ -220,17 +222,25 @@ def _check_is_fingerprinted(folders: DatasetFolders, dataset: str | int) -> None
         )
 
 
+def _check_number_of_folds(folders: DatasetFolders) -> None:
+    """Refuse further folds in the raw dataset, on which the host's comparison of the splits ends in an IndexError."""
+    files = [folder / SPLITS_FILE for folder in (folders.raw, folders.preprocessed) if folder is not None]
+    if not all(file.is_file() for file in files):
+        return
+    in_raw, in_copy = (len(read_splits(file)) for file in files)
+    if in_raw > in_copy:
+        raise ValueError(
+            f"{SPLITS_FILE} of {folders.raw} has more folds than that of {folders.preprocessed}, which training "
+            "reads; copy the further folds there"
+        )
+
+
 def _make(make: Callable[[], ExperimentPlanner], folders: DatasetFolders) -> ExperimentPlanner:
     try:
         return make()
     except AssertionError as error:  # the host's only check there compares the splits
         raise ValueError(
             f"splits_final.json of {folders.raw} and of {folders.preprocessed} differ; make them the same"
-        ) from error
-    except IndexError as error:  # the same check, where the preprocessed dataset has fewer folds
-        raise ValueError(
-            f"splits_final.json of {folders.raw} has more folds than that of {folders.preprocessed}, which training "
-            "reads; copy the further folds there"
         ) from error
 
 
