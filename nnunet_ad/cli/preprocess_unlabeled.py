@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from nnunet_ad.data.images import unlabeled_images
     from nnunet_ad.data.preprocessing import preprocess_unlabeled, remember_images
     from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, preprocessing_of
 
@@ -58,11 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
         settings, dataset_json = (json.loads(file.read_text()) for file in files)
         plans = PlansManager(settings)
-        images = images_to_preprocess(folders.raw, folders.preprocessed, dataset_json)
+        in_folder = unlabeled_images(folders.raw, dataset_json)
+        images = images_to_preprocess(in_folder, folders.raw, folders.preprocessed, dataset_json)
         for configuration in arguments.configurations:
             preprocessing = preprocessing_of(folders, plans, configuration, dataset_json)
             done = preprocess_unlabeled(preprocessing, images, arguments.num_processes or default_num_processes)
-            remember_images(preprocessing, folders.raw)
+            remember_images(preprocessing, folders.raw, in_folder)
             where = _tail(preprocessing.folder)
             print(f"{folders.name} {configuration}: {len(done)} of {len(images)} preprocessed now, in {where}")
     return 0

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.folds import UNLABELED_IMAGES
-from nnunet_ad.data.images import num_channels, unlabeled_images
+from nnunet_ad.data.images import num_channels
 from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 
 INTENSITIES = "nnunet_ad_intensities"
@@ -148,17 +148,17 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
             raise
 
 
-def remember_images(preprocessing: UnlabeledPreprocessing, raw_dataset: Path) -> None:
+def remember_images(preprocessing: UnlabeledPreprocessing, raw_dataset: Path, cases: Iterable[str]) -> None:
     """Keep the list of the cases in ``imagesUnlabeled/`` for trainings where the raw images are not.
 
-    Where there is no such folder, or the list can't be written, that of before stays.
+    Where the raw dataset has no such folder, or the list can't be written, that of before stays.
     """
     if not preprocessing.folder.is_dir() or not (raw_dataset / UNLABELED_IMAGES).is_dir():
         return
-    cases = sorted(unlabeled_images(raw_dataset, preprocessing.dataset_json))
-    if _remembered(preprocessing) != set(cases):
+    listed = sorted(cases)
+    if _remembered(preprocessing) != set(listed):
         with suppress(OSError), written_whole(preprocessing.folder / _CASES) as temporary:
-            temporary.write_text(json.dumps(cases))
+            temporary.write_text(json.dumps(listed))
 
 
 def _remembered(preprocessing: UnlabeledPreprocessing) -> set[str] | None:

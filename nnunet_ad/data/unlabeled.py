@@ -57,13 +57,21 @@ def preprocessing_of(
     return UnlabeledPreprocessing(plans, configuration, dataset_json, folders.preprocessed / f"{identifier}_unlabeled")
 
 
-def images_to_preprocess(raw_dataset: Path, preprocessed_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:
+def images_to_preprocess(
+    in_folder: dict[str, list[Path]], raw_dataset: Path, preprocessed_dataset: Path, dataset_json: dict
+) -> dict[str, list[Path]]:
     """Return the image files of all cases that some fold uses without label.
+
+    Args:
+        in_folder: Image files of the cases in ``imagesUnlabeled/``, all of which are used.
+        raw_dataset: ``nnUNet_raw/DatasetXXX_Name``.
+        preprocessed_dataset: ``nnUNet_preprocessed/DatasetXXX_Name``; holds the splits that count.
+        dataset_json: Content of dataset.json.
 
     Raises:
         ValueError: If a fold names a case that has no images.
     """
-    images = unlabeled_images(raw_dataset, dataset_json)
+    images = dict(in_folder)
     for fold, named in named_unlabeled(preprocessed_dataset).items():
         images |= _images_of(fold, named, images, raw_dataset, dataset_json)
     return images
@@ -139,6 +147,6 @@ def prepare_unlabeled(
             )
             preprocessing = replace(preprocessing, folder=apart)
         done = preprocess_unlabeled(preprocessing, images)
-        remember_images(preprocessing, raw)
+        remember_images(preprocessing, raw, in_folder)
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

@@ -186,13 +186,12 @@ def test_without_raw_images_stale_and_half_written_cases_are_not_usable(done, im
 
 def test_without_raw_images_cases_that_were_taken_out_are_not_usable(done, images, made):
     first, second = sorted(images)
-    remember_images(done, made)
-    images[first][0].unlink()
+    remember_images(done, made, [first, second])
     assert list(usable_cases(done)) == [first, second]
-    remember_images(done, made)
+    remember_images(done, made, [second])
     assert list(usable_cases(done)) == [second]
     shutil.rmtree(made / "imagesUnlabeled")  # as on a machine that has the labelled images only
-    remember_images(done, made)
+    remember_images(done, made, [])
     assert list(usable_cases(done)) == [second]
 
 
@@ -201,12 +200,12 @@ def test_a_list_of_cases_that_cannot_be_written_stays(done, images, made, monkey
         raise PermissionError(file)
 
     monkeypatch.setattr(module, "written_whole", refuse)
-    remember_images(done, made)
+    remember_images(done, made, [])
     assert list(usable_cases(done)) == sorted(images)
 
 
 def test_a_damaged_list_of_cases_is_as_none(done, images, made):
-    remember_images(done, made)
+    remember_images(done, made, [])
     (done.folder / "imagesUnlabeled.json").write_text("[")
     assert list(usable_cases(done)) == sorted(images)
 
