@@ -35,12 +35,15 @@ class Grids:
         A voxel more or less is what the last digit of a spacing makes.
 
         Raises:
-            ValueError: If the case has another size than the spacing of the plans gives.
+            ValueError: If the case has another size than the spacing of the plans gives, or does not say what it was.
         """
         manager = self.plans.get_configuration(self.configuration)
         resampling = manager.configuration.get("resampling_fn_data")
         if manager.preprocessor_name != _PREPROCESSOR or resampling not in _RESAMPLING:
             return
+        lacking = [key for key in (_SHAPE_BEFORE, "spacing") if key not in properties]
+        if lacking:
+            raise damaged(dataset, case, f"no {', '.join(lacking)}")
         expected = _resampled_shape(properties, self.plans, manager)
         if any(abs(a - b) > 1 for a, b in zip(shape, expected, strict=True)):
             name = self.plans.plans_name
@@ -109,8 +112,7 @@ def _open(dataset: nnUNetBaseDataset, case: str, grids: Grids) -> dict:
     try:
         image, label, _, properties = dataset.load_case(case)
         shapes = tuple(image.shape[1:]), tuple(label.shape[1:])
-        for key in (LOCATIONS, _SHAPE_BEFORE, "spacing"):
-            properties[key]
+        properties[LOCATIONS].keys()
     except Exception as error:  # the readers raise whatever they like
         raise damaged(dataset, case, f"{type(error).__name__}: {error}") from error
     if shapes[0] != shapes[1]:
