@@ -267,7 +267,7 @@ def test_axes_in_another_order_and_slices_are_counted_as_nnunet_does():
         found = tuple(map(int, shape.split(" x ")))
         with pytest.raises(ValueError, match=f"case a in there has {shape} voxels"):
             Grids(plans, configuration).check(dataset, "a", properties, found)
-    with pytest.raises(ValueError, match="damaged .no shape_after_cropping_and_before_resampling, spacing"):
+    with pytest.raises(ValueError, match=r"damaged .no shape_after_cropping_and_before_resampling, spacing"):
         Grids(plans, "2d").check(dataset, "a", {}, (20, 30, 30))
     configurations["2d"]["preprocessor_name"] = "MyPreprocessor"
     own = PlansManager(plans.plans | {"configurations": configurations})
