@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import Empty
 
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
@@ -85,7 +86,6 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
 
     def __init__(self, batches: NumberedBatches, first: int, num_workers: int, pin_memory: bool):
         num_cached = max(6, num_workers // 2)
-        self._exit_codes: list[int | None] = []
         super().__init__(_Reporting(batches), None, num_workers, num_cached, pin_memory=pin_memory, wait_time=0.002)
         self._wanted = first
         self._early: dict[int, dict] = {}
@@ -104,30 +104,36 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
         return self._early.pop(self._wanted - 1)
 
     def _next_batch(self) -> dict:
-        try:
-            batch = super().__next__()
-        except RuntimeError as error:  # the host's, which gives no reason
-            raise WorkerKilledError(self._signal_name()) from error
+        """Return what arrives next; no lock is waited for that a killed worker may have held."""
+        while True:
+            try:
+                batch = self.results_loop_queue.get(timeout=self.wait_time)
+            except Empty:
+                self._check_workers()
+            else:
+                break
         if _ERROR in batch:
             raise WorkerError(batch[_ERROR])
         return batch
 
-    def _finish(self, timeout: float = 10, force: bool = False) -> None:
-        """As the host, which also calls it when a worker is gone; those too busy to notice are killed."""
-        atexit.unregister(self._finish)
-        self._processes = [worker for worker in self._processes if worker.pid is not None]  # the others never started
-        workers = list(self._processes)
-        before = [worker.exitcode for worker in workers]
-        super()._finish(timeout, force)
-        # What is ended here is not the reason; what was noticed late may be.
-        self._exit_codes = before + [worker.exitcode for worker in workers]
-        for worker in workers:
-            worker.kill()
-            worker.join()
+    def _check_workers(self) -> None:
+        """Raise an error if a worker is gone, after an end to the others."""
+        exit_codes = [worker.exitcode for worker in self._processes]
+        if any(code is not None for code in exit_codes):
+            self._finish()
+            raise WorkerKilledError(_signal_name(exit_codes))
 
-    def _signal_name(self) -> str | None:
-        fatal = [-code for code in self._exit_codes if code is not None and code < 0 and code != -signal.SIGTERM]
-        return signal.Signals(fatal[0]).name if fatal else None
+    def _finish(self, timeout: float = 10, force: bool = False) -> None:
+        """As the host, but without its farewell, which needs locks, if a worker is gone; the rest are killed."""
+        atexit.unregister(self._finish)
+        workers = [worker for worker in self._processes if worker.pid is not None]  # the others never started
+        self._processes = list(workers)
+        if all(worker.is_alive() for worker in workers):
+            super()._finish(timeout, force)
+        for worker in workers:
+            worker.kill()  # some are gone or too busy to notice
+            worker.join()
+        self._processes, self.initialized = [], False
 
 
 class _Reporting:
@@ -149,6 +155,11 @@ class _Reporting:
         except Exception as error:
             traceback.print_exc()
             return {_ERROR: f"{type(error).__name__}: {error}"}
+
+
+def _signal_name(exit_codes: Sequence[int | None]) -> str | None:
+    fatal = [-code for code in exit_codes if code is not None and code < 0]
+    return signal.Signals(fatal[0]).name if fatal else None
 
 
 def _end_with_parent() -> None:

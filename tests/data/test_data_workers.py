@@ -105,6 +105,27 @@ def test_a_killed_worker_is_noticed_and_the_others_end(started, number, name):
     assert not set(processes) & set(multiprocessing.active_children())
 
 
+def hold_and_die(event):
+    event._cond.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("event", ["abort_event", "pause_event"])
+def test_a_worker_killed_while_it_holds_a_lock_is_noticed_and_the_others_end(started, event):
+    loader = started()
+    next(loader)
+    processes = list(loader._processes)
+    holder = multiprocessing.Process(target=hold_and_die, args=(getattr(loader, event),))
+    holder.start()
+    holder.join()
+    os.kill(processes[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerKilledError, match="SIGKILL"):
+        for _ in range(1000):
+            next(loader)
+    assert not set(processes) & set(multiprocessing.active_children())
+
+
 def test_a_batch_that_does_not_fit_into_shared_memory_is_an_error_not_a_wait(started, monkeypatch):
     def full(self):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
