@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{SCRIPT}: error: {message}", file=sys.stderr)
         return 1
     except OSError as error:  # its own words would name a path
-        print(f"{SCRIPT}: error: {error.strerror}; check free space and permissions of nnUNet_raw", file=sys.stderr)
+        reason = error.strerror or type(error).__name__
+        print(f"{SCRIPT}: error: {reason}; check free space and permissions of nnUNet_raw", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{SCRIPT}: interrupted", file=sys.stderr)
@@ -285,7 +286,7 @@ def _print_findings(outcome: Outcome, show_paths: bool) -> None:
                 f"{finding.severity}: {finding.case} ({each.case.position}), {finding.part}: {message}", file=sys.stderr
             )
             for path in finding.paths if show_paths else ():
-                print(f"    {path}", file=sys.stderr)
+                print(f"    {str(path).encode(errors='backslashreplace').decode()}", file=sys.stderr)
 
 
 def _print_outcome(outcome: Outcome, options: Options, show_paths: bool) -> int:

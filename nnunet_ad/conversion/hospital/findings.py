@@ -18,11 +18,6 @@ class SourceError(ConversionError):
     def __init__(self, public_message: str, details: str = ""):
         super().__init__(f"{public_message} ({details})" if details else public_message)
         self.public_message = public_message
-        self._details = details
-
-    def at(self, where: str) -> "SourceError":
-        """Return the error with a place in front."""
-        return SourceError(f"{where}: {self.public_message}", self._details)
 
 
 class Severity(StrEnum):

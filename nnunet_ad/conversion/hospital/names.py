@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunet_ad.conversion.hospital.labels import Labels
+from nnunet_ad.conversion.volume_files import image_suffix
 
 MASK_WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap")
 SEPARATORS = "_-. "
@@ -33,19 +34,30 @@ def split_last_word(name: str, words: Iterable[str]) -> tuple[str, str | None]:
     >>> split_last_word("start1", ["t1"])
     ('start1', None)
     """
-    lowered = name.casefold()
     for word in sorted(words, key=len, reverse=True):
-        ending = word.casefold()
-        if lowered == ending:
+        # A letter may become two whatever the case, so that the ending's length in the name is not the word's.
+        start = next((i for i in range(len(name)) if name[i:].casefold() == word.casefold()), None)
+        if start == 0:
             return "", word
-        if lowered.endswith(ending) and lowered[-len(ending) - 1] in SEPARATORS:
-            return name[: -len(ending) - 1], word
+        if start is not None and name[start - 1] in SEPARATORS:
+            return name[: start - 1], word
     return name, None
 
 
 def has_word(name: str, word: str) -> bool:
     """Return whether one of a name's words, between separators, is this one, whatever the case."""
     return word.casefold() in re.split(f"[{re.escape(SEPARATORS)}]", name.casefold())
+
+
+def without_fixed_parts(name: str, pattern: str) -> str:
+    """Return what the wildcards of a file name's pattern stand for, without the ending of an image file.
+
+    >>> without_fixed_parts("p01_pre.nii.gz", "*_pre*")
+    'p01'
+    """
+    for part in filter(None, re.split(r"[*?]|\[.*?\]", pattern)):
+        name = "".join(name.rpartition(part)[::2])
+    return name[: len(name) - len(image_suffix(Path(name)) or "")].strip(SEPARATORS)
 
 
 def split_mask_name(name: str, labels: Labels) -> tuple[str, str | None]:

@@ -6,11 +6,15 @@ Three layouts are known, and may not be mixed with the first:
 ``<case>/…``                 a folder is a case, with whatever is below it
 ``<case>.nii.gz``            a file is a case, and ``<case>_mask.nii.gz`` its mask
 
+Files beside each other are of one case if their names are alike without the word, or what is fixed in the pattern, that
+tells channels apart; a mask found by ``--mask-pattern`` is of the case with whose name its own begins or ends.
+
 Outside ``masks/``, a file is a mask if ``--mask-pattern`` matches it; without that option, if its name is or ends with
 a word for mask (``mask``, ``seg`` …) or is a structure's in ``labels.json``, or if it is a DICOM-SEG or RTSTRUCT.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,12 +26,14 @@ from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import (
     MASK_WORDS,
+    SEPARATORS,
     composed,
     has_word,
     is_utf8,
     natural_key,
     split_last_word,
     split_mask_name,
+    without_fixed_parts,
 )
 from nnunet_ad.conversion.volume_files import image_suffix, stem
 
@@ -48,8 +54,8 @@ class Rules:
 
     Attributes:
         channels: Name of each channel.
-        image_patterns: For each channel the pattern of its file name in a case's folder, or None. A file that is a
-            case by itself need not match.
+        image_patterns: For each channel the pattern of its file name, or None. With one channel, a file that is a case
+            by itself need not match.
         series_patterns: For each channel the regular expression of its DICOM series' description, or None.
         mask_pattern: Pattern of the names of masks, or None for the rule of this module.
         labels: The structures, whose names a mask may have.
@@ -93,10 +99,26 @@ class _Pile:
     dicom_masks: list[Path] = field(default_factory=list)
     unknown: list[Path] = field(default_factory=list)
     top: list[Path] = field(default_factory=list)
+    errors: list[ConversionError] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
         return not (self.images or self.masks or self.dicom or self.dicom_masks or self.unknown)
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keep what is wrong with one case from hiding the others."""
+        try:
+            yield
+        except SourceError as error:
+            self.errors.append(error)
+        except OSError as error:
+            self.errors.append(
+                SourceError(
+                    f"a file or folder cannot be read ({error.strerror}); look at its permissions",
+                    Path(error.filename or "").name,
+                )
+            )
 
 
 def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
@@ -129,8 +151,6 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
             piles = _one_by_one(entries, rules)
         if role is Role.UNLABELED:
             piles = _without_likely_images_as_masks(piles, rules)
-    except SourceError as error:
-        raise error.at(f"--{role}") from None
     except OSError as error:
         raise ConversionError(f"--{role}: the folder cannot be listed ({error.strerror}); give another one") from None
     if not piles:
@@ -141,18 +161,20 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted, hidden files apart.
+    """Return what is in a folder, sorted, hidden files apart."""
+    return sorted(path for path in folder.iterdir() if not _is_hidden(path))
+
+
+def _check_entry(entry: Path) -> None:
+    """Check that an entry of a folder can be opened.
 
     Raises:
-        ConversionError: Something in it is neither a file nor a folder, or has a name that libraries cannot open.
+        SourceError: It is neither a file nor a folder, or has a name that libraries cannot open.
     """
-    entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
-    for entry in entries:
-        if not is_utf8(entry):
-            raise SourceError("the name of a file or folder is no valid UTF-8; rename it", ascii(entry.name))
-        if not (entry.is_file() or entry.is_dir()):
-            raise SourceError("an entry is a broken link or no file at all, as a pipe; repair or remove it", entry.name)
-    return entries
+    if not is_utf8(entry):
+        raise SourceError("the name of a file or folder is no valid UTF-8; rename it", ascii(entry.name))
+    if not (entry.is_file() or entry.is_dir()):
+        raise SourceError("an entry is a broken link or no file at all, as a pipe; repair or remove it", entry.name)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -164,6 +186,7 @@ def _is_companion(path: Path) -> bool:
 
 
 def _files_below(entry: Path) -> Iterable[Path]:
+    _check_entry(entry)
     if entry.is_file():
         yield entry
         return
@@ -174,21 +197,22 @@ def _files_below(entry: Path) -> Iterable[Path]:
 def _one_by_one(entries: Sequence[Path], rules: Rules) -> dict[str, _Pile]:
     """Sort the entries of a folder by cases: each folder is one, files by their stem."""
     piles: dict[str, _Pile] = {}
-    for entry in entries:
-        if entry.is_dir():
-            pile = piles.setdefault(composed(entry.name), _Pile())
-            pile.top.append(entry)
-            for file in _files_below(entry):
-                in_masks = any(part.casefold() == MASKS for part in file.relative_to(entry).parts[:-1])
-                _sort_in(file, pile, in_masks or _is_mask(file, rules), in_masks)
-        elif not _is_companion(entry):
-            is_mask = _is_mask(entry, rules)
-            pile = piles.setdefault(_case_of_file(entry, is_mask, rules), _Pile())
-            pile.top.append(entry)
-            if _is_dicom(entry):
+    entries = [entry for entry in entries if not _is_companion(entry)]
+    masks = {entry for entry in entries if not entry.is_dir() and _is_mask(entry, rules)}
+    for entry in sorted(entries, key=masks.__contains__):  # masks last, when all cases are known
+        name = _name_of_mask(entry, piles, rules) if entry in masks else _name_of_image(entry, rules)
+        pile = piles.setdefault(name, _Pile())
+        pile.top.append(entry)
+        with pile.keeping_errors():
+            _check_entry(entry)
+            if entry.is_dir():
+                for file in _files_below(entry):
+                    in_masks = any(part.casefold() == MASKS for part in file.relative_to(entry).parts[:-1])
+                    _sort_in(file, pile, in_masks or _is_mask(file, rules), in_masks)
+            elif _is_dicom(entry):
                 pile.unknown.append(entry)  # slices of whom?
             else:
-                _sort_in(entry, pile, is_mask, False)
+                _sort_in(entry, pile, entry in masks, False)
     return piles
 
 
@@ -206,7 +230,7 @@ def _without_likely_images_as_masks(piles: dict[str, _Pile], rules: Rules) -> di
             sorted_anew[name] = replace(pile, images=likely, masks=[file for file in pile.masks if file not in likely])
         else:
             for file in likely:
-                sorted_anew[_case_of_file(file, False, rules)] = replace(pile, images=[file], masks=[], top=[file])
+                sorted_anew[_name_of_image(file, rules)] = replace(pile, images=[file], masks=[], top=[file])
     return sorted_anew
 
 
@@ -220,31 +244,51 @@ def _paired(images: Path, masks: Path | None, rules: Rules) -> dict[str, _Pile]:
     piles: dict[str, _Pile] = {}
     for entry in _entries(images):
         if not _is_companion(entry):
-            name = composed(entry.name) if entry.is_dir() else _case_of_file(entry, False, rules)
-            pile = piles.setdefault(name, _Pile())
+            pile = piles.setdefault(_name_of_image(entry, rules), _Pile())
             pile.top.append(entry)
-            for file in _files_below(entry):
-                _sort_in(file, pile, False, False)
+            with pile.keeping_errors():
+                for file in _files_below(entry):
+                    _sort_in(file, pile, False, False)
     for entry in _entries(masks) if masks else []:
         if _is_companion(entry):
             continue
-        name = composed(entry.name if entry.is_dir() else stem(entry))
+        name = _printable(entry.name if entry.is_dir() else stem(entry))
         if name not in piles:
             name = split_mask_name(name, rules.labels)[0] or name
         pile = piles.setdefault(name, _Pile())
         pile.top.append(entry)
-        for file in _files_below(entry):
-            _sort_in(file, pile, True, True)
+        with pile.keeping_errors():
+            for file in _files_below(entry):
+                _sort_in(file, pile, True, True)
     return piles
 
 
-def _case_of_file(file: Path, is_mask: bool, rules: Rules) -> str:
-    name = composed(stem(file))
-    if is_mask:
-        return split_mask_name(name, rules.labels)[0] or name
-    if len(rules.channels) > 1:
-        return split_last_word(name, rules.channels)[0] or name
-    return name
+def _name_of_image(entry: Path, rules: Rules) -> str:
+    """Return the case of a folder, or of an image that is no folder."""
+    if entry.is_dir():
+        return _printable(entry.name)
+    name = _printable(stem(entry))
+    if len(rules.channels) == 1:
+        return name
+    for pattern in filter(None, rules.image_patterns):
+        if fnmatchcase(composed(entry.name), composed(pattern)):
+            return without_fixed_parts(composed(entry.name), composed(pattern)) or name
+    return split_last_word(name, rules.channels)[0] or name
+
+
+def _name_of_mask(file: Path, cases: Iterable[str], rules: Rules) -> str:
+    """Return the case of a mask that is no folder, one of these if it was found by a pattern."""
+    name = _printable(stem(file))
+    if rules.mask_pattern is not None:
+        for case in sorted(cases, key=len, reverse=True):
+            if any(name.startswith(case + each) or name.endswith(each + case) for each in SEPARATORS):
+                return case
+    return split_mask_name(name, rules.labels)[0] or name
+
+
+def _printable(name: str) -> str:
+    """Return a name that can be written anywhere."""
+    return composed(name) if is_utf8(Path(name)) else ascii(name)
 
 
 def _is_mask(file: Path, rules: Rules) -> bool:
@@ -284,6 +328,8 @@ def _resolve(name: str, pile: _Pile, role: Role, rules: Rules) -> Source:
     masks: tuple[Path, ...] = ()
     error: ConversionError | None = None
     try:
+        if pile.errors:
+            raise pile.errors[0]
         if pile.is_empty:
             raise SourceError("the folder holds no image; add the image or remove the folder")
         if pile.unknown:
@@ -316,7 +362,8 @@ def _choose_files(pile: _Pile, rules: Rules) -> tuple[Path, ...]:
     for channel, pattern in zip(rules.channels, rules.image_patterns, strict=True):
         if pattern is not None:
             pattern = composed(pattern)
-            files = [file for file in pile.images if file in pile.top or fnmatchcase(composed(file.name), pattern)]
+            need_not = pile.top if len(rules.channels) == 1 else ()
+            files = [file for file in pile.images if file in need_not or fnmatchcase(composed(file.name), pattern)]
         elif len(rules.channels) > 1:
             files = [file for file in pile.images if has_word(composed(stem(file)), composed(channel))]
         else:

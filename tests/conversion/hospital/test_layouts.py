@@ -1,7 +1,9 @@
 """How the cases of a folder are found, and which file is the mask."""
 
+import errno
 import json
 import os
+import shutil
 import unicodedata
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from hospital_helpers import ALL_CASES, CASES, NAME, change_voxels, convert, make_arrays, make_volume, write, written
 
+from nnunet_ad.conversion.hospital import sources
 from nnunet_ad.conversion.hospital.labels import Structure
 
 
@@ -44,6 +47,9 @@ def assert_first_label(raw, expected=None):
         ("{0}/mr.nii.gz", "{0}/roi_1.nii.gz", ("--mask-pattern", "roi*")),
         ("{0}/mask_free_mr_seg.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*")),
         ("{0}/mr.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*", "--image-pattern", "mr.*")),
+        ("{0}.nii.gz", "{0}_roi.nii.gz", ("--mask-pattern", "*_roi.nii.gz")),
+        ("{0}.nii.gz", "by ms {0}.nii.gz", ("--mask-pattern", "by*")),
+        ("{0}/mr.nii.gz", "{0}_roi.nii.gz", ("--mask-pattern", "*_roi.*")),
     ],
 )
 def test_layouts(image_name, mask_name, options, hospital, raw):
@@ -79,9 +85,10 @@ def test_names_that_are_no_utf8(name, hospital, raw, refused):
     except OSError:
         pytest.skip("the file system has names in UTF-8 only")
     role = name.split("/")[0]
-    line = refused(convert(hospital), f"--{role}: the name of a file or folder is no valid UTF-8; rename it")
+    line = refused(convert(hospital), f"({role} ", "files: the name of a file or folder is no valid UTF-8; rename it")
     assert "ller" not in line
-    assert r"\udcfc" in refused(convert(hospital, "--show-paths"), f"--{role}: the name of a file")
+    assert r"\udcfc" in refused(convert(hospital, "--show-paths"), f"({role} ", "the name of a file")
+    assert convert(hospital, "--skip-bad", "--mapping", hospital.with_name("m.csv")) == 0
 
 
 def test_path_of_the_input_that_is_no_utf8(hospital, raw, refused):
@@ -101,7 +108,24 @@ def test_entries_that_are_no_files(kind, folder, hospital, raw, refused):
         os.mkfifo(path)
     else:
         path.symlink_to(hospital / "nowhere" if kind == "link" else path)
-    assert "smith" not in refused(convert(hospital), f"--{folder.split('/')[0]}: an entry is a broken link or no file")
+    line = refused(convert(hospital), f"({folder.split('/')[0]} ", "an entry is a broken link or no file")
+    assert "smith" not in line
+    assert convert(hospital, "--skip-bad") == 0
+
+
+def test_a_file_that_may_not_be_read_is_its_cases_error(hospital, raw, refused, monkeypatch):
+    folder = hospital / "unlabeled" / "case"
+    folder.mkdir()
+    (folder / "smith").write_bytes(b"x")
+
+    def forbidden(file):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(sources, "_is_dicom", forbidden)
+    line = refused(convert(hospital), "Liver_0005 (unlabeled 1 of 4), files: a file or folder cannot be read (Permiss")
+    assert "smith" not in line
+    assert "(smith)" in refused(convert(hospital, "--show-paths"), "cannot be read (Permission denied)")
+    assert convert(hospital, "--skip-bad") == 0
 
 
 def test_accents_may_be_one_character_or_two(hospital, raw, tmp_path):
@@ -124,6 +148,44 @@ def test_ambiguous_files_are_listed_with_the_way_to_say_it(hospital, raw, refuse
     assert "late" not in line
     assert "late.nii.gz, mr.nii.gz; masks: mask.nii.gz" in refused(convert(hospital, "--show-paths"), words)
     assert convert(hospital, "--image-pattern", "mr*") == 0
+
+
+def test_the_longest_case_that_a_mask_found_by_a_pattern_is_called_like_is_its_case(hospital, raw):
+    relayout(hospital, "{0}.nii.gz", "{0}_roi.nii.gz")
+    for file in (hospital / "labeled").glob("bob*"):
+        file.rename(file.with_name(file.name.replace("bob", "ann_2")))
+    assert convert(hospital, "--mask-pattern", "*_roi.nii.gz") == 0
+    assert_first_label(raw)
+
+
+def test_channels_beside_each_other_told_apart_by_patterns(hospital, raw):
+    relayout(hospital, "{0}.nii.gz", "{0}_mask.nii.gz")
+    for folder in ("labeled", "unlabeled", "test/images"):
+        for case in ALL_CASES:
+            if (file := hospital / folder / f"{case}.nii.gz").is_file():
+                shutil.copy(file, file.with_name(f"{case}_pre.nii.gz"))
+                change_voxels(file.rename(file.with_name(f"{case}_post.nii.gz")), lambda voxels: voxels + 1)
+    assert convert(hospital, "--channels", "T1=*_pre.nii.gz", "T2=*_post*") == 0
+    assert len(list((raw / NAME / "imagesTr").iterdir())) == 8
+    assert_first_label(raw)
+
+
+def test_endings_of_which_a_letter_becomes_two_in_other_cases(hospital, raw):
+    (hospital / "labels.json").write_text(json.dumps({"liver": {"sources": ["Weiß"]}, "tumour": {"sources": ["Süß"]}}))
+    names = dict(zip(CASES["labeled"], ("p1", "p11", "p12", "p2"), strict=True))
+    for case, name in names.items():
+        (hospital / f"labeled/images/{case}.nii.gz").rename(hospital / f"labeled/{name}.nii.gz")
+        (hospital / f"labeled/masks/{case}.nii.gz").unlink()
+        for word, value in (("Weiß", 1), ("SÜSS", 2)):
+            binary = (make_arrays(case)[1] == value).astype(np.uint8)
+            write(make_volume(binary, case), hospital / f"labeled/{name}_{word}.nii.gz")
+    (hospital / "labeled/images").rmdir()
+    (hospital / "labeled/masks").rmdir()
+    shutil.rmtree(hospital / "test")
+    assert convert(hospital) == 0
+    for number, case in enumerate(("ann", "dan", "bob", "cid"), 1):
+        label = sitk.GetArrayFromImage(written(raw, f"labelsTr/Liver_{number:04}.nii.gz"))
+        np.testing.assert_array_equal(label, make_arrays(case)[1])
 
 
 def test_mask_without_a_word_for_it_is_asked_for(hospital, raw, refused):
