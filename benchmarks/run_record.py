@@ -15,6 +15,7 @@ from nnunet_ad.evaluation.protocol import DEFAULT
 from nnunet_ad.evaluation.result import CaseScores, Evaluation
 from nnunet_ad.evaluation.result import Run as ScoredRun
 from nnunet_ad.evaluation.scoring import Outcome, StructureScore
+from nnunet_ad.whole_file import written_whole
 
 DECODERS = ("theta", "psi", "xi")
 _DIGITS = 5
@@ -50,7 +51,8 @@ class RunRecord:
         """Write the JSON file, one line a case and a curve."""
         file.parent.mkdir(parents=True, exist_ok=True)
         parts = [f'"{name}": {_in_lines(value)}' for name, value in asdict(self).items()]
-        file.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+        with written_whole(file) as unfinished:
+            unfinished.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
     def scored(self) -> ScoredRun:
         """Return the run as the evaluation knows it."""

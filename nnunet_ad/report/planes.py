@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _box(labels: Sequence[NDArray[Any]], spacing: Sequence[float]) -> tuple[slic
         if not found.size:
             box.append(slice(None))
             continue
-        margin = round(max(MARGIN_MM / spacing[axis], 0.25 * (found[-1] - found[0] + 1)))
+        margin = ceil(max(MARGIN_MM / spacing[axis], 0.25 * (found[-1] - found[0] + 1)))
         box.append(slice(max(0, found[0] - margin), found[-1] + 1 + margin))
     return tuple(box)
 

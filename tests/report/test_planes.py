@@ -92,6 +92,15 @@ def test_a_single_slice_has_no_other_planes(tmp_path):
     assert [plane.name for plane in cut_planes(*files, [1])] == ["axial"]
 
 
+def test_slices_above_and_below_are_shown_however_thick(tmp_path):
+    labels = np.zeros((7, 20, 30), np.uint8)
+    labels[3, 5:9, 6:12] = 1
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((1, 1, 30))
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    assert [plane.image.shape[0] for plane in cut_planes(*3 * [tmp_path / "a.nii.gz"], [1])] == [20, 3, 3]
+
+
 def test_empty_label_maps_show_the_middle(tmp_path):
     files = [write(tmp_path, name, np.zeros(SHAPE, np.uint8)) for name in ("image", "reference", "prediction")]
     assert cut_planes(*files, [1])[0].image.shape == SHAPE[1:]
