@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.geometry import Geometry, closest_geometry
+from nnunet_ad.conversion.geometry import Geometry, affine_in_mm, closest_geometry
 
 _READ_ERRORS = (
     nib.filebasedimages.ImageFileError,
@@ -104,7 +104,8 @@ def read_series(path: Path) -> FrameSeries:
         raise ConversionError(
             f"found the shape {_by(image.shape)}, expected x, y, z and frames; get the 4-D file from its source"
         )
-    return FrameSeries(path, image.shape[:3], image.shape[3], closest_geometry(image.affine, image.shape[:3]))
+    geometry = closest_geometry(affine_in_mm(image.affine, image.header), image.shape[:3])
+    return FrameSeries(path, image.shape[:3], image.shape[3], geometry)
 
 
 def check_same_shape(series: FrameSeries, reference: FrameSeries, what_reference: str) -> None:

@@ -6,12 +6,14 @@ The closest orthonormal directions take the place of the stored ones, spacing an
 from dataclasses import dataclass
 from itertools import product
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ad.conversion.errors import ConversionError
 
 ORTHONORMALITY_TOLERANCE = 1e-4  # of the scalar products of direction cosines; SimpleITK refuses larger deviations
+_MM_PER_UNIT = {1: 1e3, 2: 1.0, 3: 1e-3}  # by NIfTI's codes
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's axes point right, anterior, superior, those of SimpleITK opposite
 
 
@@ -37,6 +39,16 @@ class Geometry:
         volume.SetSpacing(self.spacing)
         volume.SetOrigin(self.origin)
         volume.SetDirection(self.direction)
+
+
+def affine_in_mm(affine: np.ndarray, header: nib.Nifti1Header) -> np.ndarray:
+    """Return an affine of a NIfTI file with lengths in mm, which the header may give in metres or micrometres.
+
+    Args:
+        affine: Maps voxels to the header's unit, (4, 4).
+        header: The header.
+    """
+    return np.diag([*3 * [_MM_PER_UNIT.get(int(header["xyzt_units"]) % 8, 1.0)], 1.0]) @ affine
 
 
 def closest_geometry(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:

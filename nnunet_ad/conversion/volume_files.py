@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.geometry import closest_geometry
+from nnunet_ad.conversion.geometry import Geometry, affine_in_mm, closest_geometry
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 MAX_COSINE = 1e-3  # between axes that are called perpendicular
@@ -178,7 +178,11 @@ def _skewed_nifti(path: Path) -> nib.Nifti1Image | None:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         return None
     _check_perpendicular(image.affine[:3, :3])
-    return image if closest_geometry(image.affine, image.shape[:3]).moved else None
+    return image if _geometry(image).moved else None
+
+
+def _geometry(image: nib.Nifti1Image) -> Geometry:
+    return closest_geometry(affine_in_mm(image.affine, image.header), image.shape[:3])
 
 
 def _read_skewed(image: nib.Nifti1Image, frame: int) -> sitk.Image:
@@ -186,7 +190,7 @@ def _read_skewed(image: nib.Nifti1Image, frame: int) -> sitk.Image:
     with _damage_as_error():
         values = np.asarray(image.dataobj[..., frame] if image.ndim == 4 else image.dataobj)
     volume = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=values.dtype.newbyteorder("=")))
-    closest_geometry(image.affine, image.shape[:3]).put_on(volume)
+    _geometry(image).put_on(volume)
     return volume
 
 
@@ -249,7 +253,7 @@ def _check_one_geometry(path: Path, image: sitk.Image) -> None:
     if header["sform_code"] == 0 or header["qform_code"] == 0:
         return
     for affine in (header.get_sform(), header.get_qform()):
-        axes = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]  # NIfTI's x and y run the other way
+        axes = np.diag([-1.0, -1.0, 1.0]) @ affine_in_mm(affine, header)[:3]  # NIfTI's x and y run the other way
         expected = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
         corner = np.array([*(np.array(image.GetSize()) - 1), 1.0])
         read = np.column_stack([expected, image.GetOrigin()])

@@ -54,7 +54,7 @@ def check_target(dataset_id: int, name: str, overwrite: bool) -> None:
 
     Raises:
         ConversionError: The id belongs to a dataset of another name in one of nnU-Net's folders, or the dataset
-            exists and may not be overwritten.
+            exists and may not be overwritten, or is a link to nothing.
     """
     folder_name = dataset_folder_name(dataset_id, name)
     others = [str(found) for found in find_candidate_datasets(dataset_id) if found != folder_name]
@@ -63,7 +63,13 @@ def check_target(dataset_id: int, name: str, overwrite: bool) -> None:
             f"the dataset id {dataset_id} already belongs to {others[0]} in nnUNet_raw, nnUNet_preprocessed or "
             "nnUNet_results, and nnU-Net allows one name an id; choose another id with -d"
         )
-    if not overwrite and (raw_folder() / folder_name).exists():
+    folder = raw_folder() / folder_name
+    if folder.is_symlink() and not folder.exists():
+        raise ConversionError(
+            f"{folder_name} in nnUNet_raw is a link to a folder that is not there; make the folder (or mount its "
+            "disk), or remove the link"
+        )
+    if not overwrite and folder.exists():
         raise ConversionError(
             f"{folder_name} already exists in nnUNet_raw; add --overwrite to replace it, or choose another id with -d"
         )
@@ -74,7 +80,7 @@ def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
 
     Args:
         dataset: The dataset.
-        overwrite: Replace a dataset of the same id and name.
+        overwrite: Replace a dataset of the same id and name; a link stays one, and what it leads to is replaced.
 
     Returns:
         The dataset's folder.
@@ -87,7 +93,7 @@ def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
     final = raw_folder() / dataset.folder_name
     with _lock(final):
         check_target(dataset.dataset_id, dataset.name, overwrite)
-        with _replacing(final) as folder:
+        with _replacing(final.resolve()) as folder:
             for case in tqdm(dataset.cases, desc=dataset.folder_name, unit="case"):
                 _write_case(case, dataset, folder)
             _write_descriptions(dataset, folder)

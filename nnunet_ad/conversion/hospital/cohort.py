@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.hospital.findings import Finding, Severity
-from nnunet_ad.conversion.hospital.survey import ChannelFacts, SurveyedCase, channel_part
+from nnunet_ad.conversion.hospital.survey import SurveyedCase, channel_part
 
 MIN_CASES = 3  # fewer cannot say which of them is odd
 MIN_SHARE = 0.1  # of the others must be like a case
@@ -115,18 +115,18 @@ def _check_orientations(group: Sequence[SurveyedCase], severity: Severity) -> No
 
     Names of orientations would not do: two oblique grids that hardly differ may have different ones.
     """
-    axes = {each.case.name: np.reshape(each.grid.direction, (3, 3)) for each in group if each.grid}
-
-    def alike(first: SurveyedCase, second: SurveyedCase) -> bool:
-        cosines = (axes[first.case.name] * axes[second.case.name]).sum(axis=0)
-        return bool(cosines.min() > MIN_COSINE)
-
     if not group:
         return
-    usual = max(group, key=lambda each: sum(alike(each, other) for other in group))
+    axes = np.array([np.reshape(each.grid.direction, (3, 3)) for each in group if each.grid])
+
+    def alike(own: np.ndarray) -> np.ndarray:
+        return (own * axes).sum(axis=1).min(axis=1) > MIN_COSINE
+
+    usual_index = int(np.argmax([np.count_nonzero(alike(own)) for own in axes]))
+    usual = group[usual_index]
     assert usual.grid is not None
-    for each in group:
-        if each.grid and not alike(each, usual):
+    for each, is_usual in zip(group, alike(axes[usual_index]), strict=True):
+        if each.grid and not is_usual:
             _add(
                 each,
                 "image",
@@ -139,19 +139,18 @@ def _check_orientations(group: Sequence[SurveyedCase], severity: Severity) -> No
 
 def _check_spacings(group: Sequence[SurveyedCase], severity: Severity) -> None:
     """Find spacings far from the others'; axes are compared by size, since orientations may differ."""
-    spacings = {each.case.name: tuple(sorted(each.grid.spacing)) for each in group if each.grid}
+    spacings = np.array([sorted(each.grid.spacing) for each in group if each.grid])
 
-    def alike(first: SurveyedCase, second: SurveyedCase) -> bool:
-        pairs = zip(spacings[first.case.name], spacings[second.case.name], strict=True)
-        return all(max(a, b) < 0.999 * MAX_SPACING_RATIO * min(a, b) for a, b in pairs)
+    def alike(own: np.ndarray) -> np.ndarray:
+        ratio = np.maximum(own, spacings) / np.minimum(own, spacings)
+        return (ratio < 0.999 * MAX_SPACING_RATIO).all(axis=1)
 
-    for each in _lonely(group, alike):
-        others = [spacings[other.case.name] for other in group if other is not each]
-        usual = [_median(axis) for axis in zip(*others, strict=True)]
+    for index in _lonely(spacings, alike):
+        usual = np.median(np.delete(spacings, index, axis=0), axis=0)
         _add(
-            each,
+            group[index],
             "image",
-            f"the spacing is {_mm(spacings[each.case.name])}, but of the others typically {_mm(usual)}; check the unit "
+            f"the spacing is {_mm(spacings[index])}, but of the others typically {_mm(usual)}; check the unit "
             "and the series, or add --accept-outliers",
             severity,
         )
@@ -161,42 +160,37 @@ def _check_intensities(
     group: Sequence[SurveyedCase], index: int, channel_names: tuple[str, ...], severity: Severity
 ) -> None:
     group = [each for each in group if index in each.channels]
+    ranges = np.array([(each.channels[index].low, each.channels[index].high) for each in group]).reshape(-1, 2)
 
-    def alike(first: SurveyedCase, second: SurveyedCase) -> bool:
-        return _overlap(first.channels[index], second.channels[index]) >= MIN_OVERLAP
+    def alike(own: np.ndarray) -> np.ndarray:
+        union = np.maximum(own[1], ranges[:, 1]) - np.minimum(own[0], ranges[:, 0])
+        shared = np.minimum(own[1], ranges[:, 1]) - np.maximum(own[0], ranges[:, 0])
+        return shared >= MIN_OVERLAP * union
 
-    for each in _lonely(group, alike):
-        facts = each.channels[index]
-        others = [other.channels[index] for other in group if other is not each]
-        low, high = _median([other.low for other in others]), _median([other.high for other in others])
+    for number in _lonely(ranges, alike):
+        own, usual = ranges[number], np.median(np.delete(ranges, number, axis=0), axis=0)
         _add(
-            each,
+            group[number],
             channel_part(index, channel_names),
-            f"the intensities run from {facts.low:.4g} to {facts.high:.4g}, but of the others typically from {low:.4g} "
-            f"to {high:.4g}; check the modality and the series, give scanners domains by --domains, or add "
+            f"the intensities run from {own[0]:.4g} to {own[1]:.4g}, but of the others typically from {usual[0]:.4g} "
+            f"to {usual[1]:.4g}; check the modality and the series, give scanners domains by --domains, or add "
             "--accept-outliers",
             severity,
         )
 
 
-def _lonely(group: Sequence[SurveyedCase], alike: Callable[[SurveyedCase, SurveyedCase], bool]) -> list[SurveyedCase]:
-    """Return the cases that hardly any other of their group is like."""
-    if len(group) < MIN_CASES:
+def _lonely(features: np.ndarray, alike: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+    """Return which cases hardly any other of their group is like.
+
+    Args:
+        features: What cases are compared by, a row each.
+        alike: Returns for one row which rows are like it, itself among them.
+    """
+    num_others = len(features) - 1
+    if len(features) < MIN_CASES:
         return []
-    needed = max(1.0, MIN_SHARE * (len(group) - 1))
-    return [each for each in group if sum(alike(each, other) for other in group if other is not each) < needed]
-
-
-def _overlap(first: ChannelFacts, second: ChannelFacts) -> float:
-    """Return intersection over union of two intensity ranges."""
-    union = max(first.high, second.high) - min(first.low, second.low)
-    shared = min(first.high, second.high) - max(first.low, second.low)
-    return max(0.0, shared) / union if union > 0 else 1.0
-
-
-def _median(numbers: Iterable[float]) -> float:
-    numbers = sorted(numbers)
-    return numbers[len(numbers) // 2]
+    needed = max(1.0, MIN_SHARE * num_others)
+    return [index for index, own in enumerate(features) if np.count_nonzero(alike(own)) - 1 < needed]
 
 
 def _mm(spacing: Iterable[float]) -> str:

@@ -128,7 +128,9 @@ def convert(options: Options) -> Outcome:
     try:
         reports = write_report(report, options.report or folder)
     except ConversionError as error:
-        raise ConversionError(f"{dataset.folder_name} is complete in nnUNet_raw, but {error}") from None
+        raise ConversionError(
+            f"{dataset.folder_name} is complete in nnUNet_raw, but {error} and add --overwrite"
+        ) from None
     return Outcome(tuple(surveyed), dataset, folder, report, None, reports)
 
 
@@ -160,7 +162,8 @@ def _check_apart(options: Options) -> None:
     """Check that writing the dataset cannot replace input, nor put files among it.
 
     Raises:
-        ConversionError: An input or the report lies inside the dataset's folder, or nnU-Net's folder inside an input.
+        ConversionError: An input or the report lies inside the dataset's folder, or that folder or the report inside an
+            input.
     """
     name = dataset_folder_name(options.dataset_id, options.name)
     target = (raw_folder() / name).resolve()
@@ -175,6 +178,11 @@ def _check_apart(options: Options) -> None:
             raise ConversionError(
                 f"--{option}: nnUNet_raw lies inside the folder, where its datasets would be taken for cases; set "
                 "another nnUNet_raw"
+            )
+        if options.report and options.report.resolve().is_relative_to(path.resolve()):
+            raise ConversionError(
+                f"--report: the folder lies inside that of --{option}, where it would be taken for a case; name "
+                "another one"
             )
 
 

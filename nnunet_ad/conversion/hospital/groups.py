@@ -44,14 +44,15 @@ def read_table(path: Path, column: str) -> dict[str, str]:
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)
     try:
-        rows = list(csv.DictReader(lines, delimiter=delimiter, strict=True))
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
         columns = [name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter), [])]
     except csv.Error as error:
         raise ConversionError(f"{option}: the file is no CSV ({error}); look for a quotation mark left open") from None
     if "case" not in columns or column not in columns:
         raise ConversionError(f"{option}: the first line has not the columns 'case' and '{column}'; add them")
     table: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         entries = {(key or "").strip().casefold(): value for key, value in row.items()}
         case, entry = (composed((entries.get(key) or "").strip()) for key in ("case", column))
         if not case or not entry:

@@ -52,10 +52,10 @@ def check_mapping_path(path: Path, overwrite: bool, inputs: Iterable[Path]) -> N
 
 def _is_mapping(path: Path) -> bool:
     """Return whether a file begins as mappings do."""
-    expected = f"{','.join(COLUMNS)}\n".encode()
+    expected = ",".join(COLUMNS).encode()
     try:
         with path.open("rb") as file:
-            return file.read(len(expected)) == expected
+            return file.readline(len(expected) + 2).rstrip(b"\r\n") == expected
     except OSError as error:
         raise _unwritable(error) from None
 
@@ -130,9 +130,12 @@ def _row(case: PlannedCase, patient: str) -> dict[str, str]:
 def private_file(path: Path, text: str) -> Iterator[None]:
     """Write a file that only its owner may read, in place once the body has finished without an exception.
 
+    A link stays one.
+
     Raises:
         ConversionError: It cannot be written.
     """
+    path = path.resolve()
     partial = path.with_name(f".{path.name}.partial")
     try:
         try:

@@ -99,7 +99,13 @@ def _frames_of(source: Source, frames: Frames) -> tuple[int | None, ...]:
     files = [channel for channel in source.channels if isinstance(channel, Path)]
     if frames is None or not files:
         return (None,)
-    number = num_frames(files[0])
+    numbers = [num_frames(file) for file in files]
+    if len(set(numbers)) > 1:
+        raise ConversionError(
+            f"the channels' files have {', '.join(map(str, numbers))} volumes, expected as many in each; write those "
+            "that belong together to files of their own"
+        )
+    number = numbers[0]
     if number == 1:
         return (None,)
     if isinstance(frames, str):

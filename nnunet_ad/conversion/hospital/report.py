@@ -19,6 +19,7 @@ from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.options import Options
 from nnunet_ad.conversion.hospital.survey import SurveyedCase
 from nnunet_ad.conversion.hospital.thumbnails import colour_of
+from nnunet_ad.whole_file import written_whole
 
 FORMAT_VERSION = 1
 HTML_FILE, JSON_FILE = "conversion_report.html", "conversion_report.json"
@@ -137,9 +138,9 @@ def write_report(report: Report, folder: Path) -> tuple[Path, ...]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in ((HTML_FILE, report.as_html()), (JSON_FILE, report.as_json())):
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            files.append(partial.replace(folder / name))
+            with written_whole(folder / name) as file:
+                file.write_text(text, encoding="utf-8")
+            files.append(folder / name)
     except OSError as error:
         raise _unwritable(error) from None
     return tuple(files)

@@ -256,6 +256,25 @@ def test_sheared_grid_in_other_formats(suffix, hospital, raw, refused):
     refused(convert(hospital), "Liver_0005", "the axes of the grid are", "expected 90")
 
 
+@pytest.mark.parametrize("cosine", [0, 5e-4])
+@pytest.mark.parametrize(("unit", "factor"), [("micron", 1000), ("meter", 0.001)])
+def test_other_units_of_length_than_mm(unit, factor, cosine, hospital, raw):
+    affine = skew(hospital / ALONE, cosine)
+    image = nib.load(hospital / ALONE)
+    image.header.set_xyzt_units(unit)
+    scaled = np.diag([factor, factor, factor, 1]) @ affine
+    if cosine == 0:
+        image.set_qform(scaled, 1)
+    image.set_sform(scaled, 1)
+    nib.save(nib.Nifti1Image(np.array(image.dataobj), None, image.header), hospital / ALONE)
+    assert convert(hospital) == 0
+    found = written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz")
+    assert found.GetSpacing() == pytest.approx((0.8, 0.9, 2.5), rel=1e-3)
+    for voxel in ((0, 0, 0), (11, 13, 9)):
+        place = (np.diag([-1, -1, 1, 1]) @ affine @ [*voxel, 1])[:3]
+        assert np.linalg.norm(np.array(found.TransformIndexToPhysicalPoint(voxel)) - place) < 0.01
+
+
 def test_header_with_two_geometries(hospital, raw, refused):
     image = nib.load(hospital / ALONE)
     other = image.affine.copy()

@@ -323,6 +323,18 @@ def test_a_3d_mask_belongs_to_the_volume_that_was_chosen(hospital, raw, refused)
     np.testing.assert_array_equal(label, make_arrays("ann")[1])
 
 
+def test_channels_with_other_numbers_of_volumes_are_told(hospital, raw, refused):
+    for case in ("ann_T1", "ann_T2"):
+        write(make_volume(make_arrays("ann")[0] + len(case), "ann"), hospital / "labeled" / f"{case}.nii.gz")
+    folder = hospital / "unlabeled"
+    for case in CASES["unlabeled"]:
+        shutil.copy(folder / f"{case}.nii.gz", folder / f"{case}_T1.nii.gz")
+        change(folder / f"{case}.nii.gz", lambda volume: sitk.JoinSeries([volume, volume + 1], 0.0, 1.0))
+        (folder / f"{case}.nii.gz").rename(folder / f"{case}_T2.nii.gz")
+    words = "the channels' files have 1, 2 volumes, expected as many in each"
+    refused(convert(hospital, "--channels", "T1", "T2", "--frames", 0), "(unlabeled 1 of 3), files", words)
+
+
 def test_a_4d_file_with_a_single_volume_is_one(hospital, raw):
     change(hospital / "unlabeled" / "eva.nii.gz", lambda volume: sitk.JoinSeries([volume], 0.0, 1.0))
     assert convert(hospital) == 0
@@ -457,6 +469,16 @@ def test_mapping_replaces_only_a_mapping(hospital, raw, tmp_path, refused):
     assert mapping.read_bytes() == first
 
 
+def test_a_mapping_with_other_ends_of_lines_or_behind_a_link_is_a_mapping(hospital, raw, tmp_path):
+    mapping, link = tmp_path / "mine.csv", tmp_path / "link.csv"
+    assert convert(hospital, "--mapping", mapping) == 0
+    first = mapping.read_bytes()
+    mapping.write_bytes(first.replace(b"\n", b"\r\n"))
+    link.symlink_to(mapping)
+    assert convert(hospital, "--mapping", link, "--overwrite") == 0
+    assert link.is_symlink() and mapping.read_bytes() == first
+
+
 def test_mapping_that_cannot_be_written_is_named(hospital, raw, tmp_path, refused, monkeypatch):
     def deny(path, *arguments):
         raise PermissionError(13, "Permission denied", str(path))
@@ -482,6 +504,24 @@ def test_dataset_inside_the_input_is_refused(hospital, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(hospital / "unlabeled" / "raw"))
     assert convert(hospital, "--dry-run") == 1
     assert "--unlabeled: nnUNet_raw lies inside the folder" in capsys.readouterr().err
+
+
+def test_a_linked_dataset_is_replaced_where_it_lies(hospital, raw, tmp_path, capsys):
+    elsewhere, mapping = tmp_path / "large disk" / "liver", tmp_path / "m.csv"
+    elsewhere.mkdir(parents=True)
+    raw.mkdir()
+    (elsewhere / "old").write_text("")
+    (raw / NAME).symlink_to(elsewhere)
+    for _ in range(2):
+        assert convert(hospital, "--overwrite", "--mapping", mapping) == 0
+        assert (raw / NAME).is_symlink() and [path.name for path in elsewhere.parent.iterdir()] == ["liver"]
+        assert len(list((elsewhere / "imagesTr").iterdir())) == 4
+        assert not (elsewhere / "old").exists() and mapping.is_file()
+        assert [path.name for path in raw.iterdir()] == [NAME]
+    elsewhere.rename(elsewhere.with_name("gone"))
+    assert convert(hospital, "--overwrite", "--mapping", mapping) == 1
+    assert f"{NAME} in nnUNet_raw is a link to a folder that is not there; make" in capsys.readouterr().err
+    assert not elsewhere.exists()
 
 
 def test_without_mapping_there_is_none(hospital, raw, tmp_path):
@@ -513,6 +553,13 @@ def test_report_in_the_folder_of_the_dataset_is_refused(hospital, raw, refused):
     refused(convert(hospital, "--report", raw / NAME), "--report: the folder is the dataset's")
 
 
+@pytest.mark.parametrize("folder", ["labeled", "unlabeled/report"])
+def test_report_among_the_cases_is_refused(folder, hospital, raw, refused):
+    words = f"--report: the folder lies inside that of --{folder.split('/')[0]}"
+    refused(convert(hospital, "--report", hospital / folder), words)
+    assert not (hospital / "unlabeled" / "report").exists()
+
+
 @pytest.mark.parametrize("options", [(), ("--report", "report")])
 def test_dataset_is_called_complete_if_the_report_fails_late(options, hospital, raw, tmp_path, monkeypatch, capsys):
     def fail(report):
@@ -521,7 +568,10 @@ def test_dataset_is_called_complete_if_the_report_fails_late(options, hospital, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Report, "as_json", fail)
     assert convert(hospital, *options) == 1
-    assert f"{NAME} is complete in nnUNet_raw, but the report cannot be written (No space" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"{NAME} is complete in nnUNet_raw, but the report cannot be written (No space" in message
+    assert "name another folder with --report and add --overwrite" in message
+    assert not [file for file in files_below(tmp_path) if "report" in Path(file).name and "html" not in file]
     assert len(list((raw / NAME / "imagesTr").iterdir())) == 4
 
 

@@ -198,6 +198,7 @@ def test_a_case_missing_in_a_table_is_told(hospital, raw, refused, tmp_path):
         ("", "has not the columns"),
         ("name,domain\na,b\n", "has not the columns 'case' and 'domain'"),
         ("case,domain\na,\n", "line 2 lacks a case or a domain"),
+        ("case,domain\n\na,b\n\nc,\n", "line 5 lacks a case or a domain"),
         ("case,domain\na,b\na.nii.gz,c\n", "line 3 gives a case another domain"),
         ('case,domain\na,"b\nc,d\n', "the file is no CSV .*quotation mark"),
         ('"case,domain\n' + "a,b\n" * 50_000, "the file is no CSV .*quotation mark"),
