@@ -30,8 +30,16 @@ _PLANS = (
     "experiment_planner_used",
     "label_manager",
     "foreground_intensity_properties_per_channel",
+    "foreground_intensity_properties_by_modality",  # its name in earlier plans
 )
-_DATASET_JSON = ("channel_names", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer")
+_DATASET_JSON = (
+    "channel_names",
+    "modality",  # its name in earlier files
+    "labels",
+    "regions_class_order",
+    "file_ending",
+    "overwrite_image_reader_writer",
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +85,10 @@ def export_model(
         ValueError: If a training is missing, or not one of ``nnUNetTrainerAD`` or a variant.
         OSError: If a file can't be read or written.
     """
-    files = {c: [_checkpoint_file(model, c, fold) for fold in folds] for c in configurations}
+    files = {c: [_checkpoint_file(model, c, fold) for fold in dict.fromkeys(folds)] for c in configurations}
     with written_whole(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        for configuration in configurations:
-            _add_configuration(archive, model, configuration, files[configuration], half)
+        for configuration, checkpoints in files.items():
+            _add_configuration(archive, model, configuration, checkpoints, half)
     return output.stat().st_size / sum(file.stat().st_size for found in files.values() for file in found)
 
 

@@ -256,6 +256,23 @@ def test_plans_of_another_network_are_noticed(save_training, dataset, capsys):
     assert "do not fit the network" in capsys.readouterr().err
 
 
+def test_names_that_keys_had_before_are_kept_and_folds_named_twice_are_one(save_training, dataset):
+    folder = save_training().parent.parent
+    for name, old, new in (
+        ("plans.json", "foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"),
+        ("dataset.json", "channel_names", "modality"),
+    ):
+        content = json.loads((folder / name).read_text())
+        content[new] = content.pop(old)
+        (folder / name).write_text(json.dumps(content))
+    assert export(dataset / "model.zip", "-f", "0", "0") == 0
+    with zipfile.ZipFile(dataset / "model.zip") as archive:
+        names = archive.namelist()
+        plans, dataset_json = (json.loads(archive.read(f"{FOLDER}/{name}.json")) for name in ("plans", "dataset"))
+    assert len(names) == len(set(names)) == 3
+    assert plans["foreground_intensity_properties_by_modality"] and dataset_json["modality"]
+
+
 def test_a_stock_training_goes_to_the_hosts_command(save_training, dataset, capsys):
     save_training(nnUNetTrainer)
     assert export(dataset / "model.zip", trainer="nnUNetTrainer") == 1
