@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ _NUMPY = [
 ]
 
 
+def checkpoint_types() -> AbstractContextManager[None]:
+    """Return a context in which torch loads what nnU-Net writes as data, also where it is to load nothing else."""
+    return torch.serialization.safe_globals(_NUMPY)
+
+
 def load_checkpoint(file: str | Path) -> dict[str, Any]:
     """Return the checkpoint of a training with nnU-Net or this package, on the CPU, without running code in the file.
 
@@ -44,7 +50,7 @@ def load_checkpoint(file: str | Path) -> dict[str, Any]:
         OSError: If the file can't be read.
     """
     try:
-        with torch.serialization.safe_globals(_NUMPY):
+        with checkpoint_types():
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

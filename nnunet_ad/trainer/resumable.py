@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
 from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers
-from nnunet_ad.network.checkpoint import check_complete, check_fits, load_checkpoint
+from nnunet_ad.network.checkpoint import check_complete, check_fits, checkpoint_types, load_checkpoint
 from nnunet_ad.trainer import checkpoints, randomness
 from nnunet_ad.trainer.environment import minutes_from_environment
 from nnunet_ad.trainer.interruption import (
@@ -283,7 +283,8 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         check_fits(checkpoint, self.bare_network, file)
         state = checkpoint["nnunet_ad"]
         del checkpoint  # the host reads it again
-        super().load_checkpoint(str(file))
+        with checkpoint_types():
+            super().load_checkpoint(str(file))
         for values in self.logger.get_checkpoint().values():
             del values[self.current_epoch :]  # the running epoch logs its values again
         self.load_method_state(state)

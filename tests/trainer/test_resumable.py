@@ -166,6 +166,16 @@ def test_another_seed_than_that_of_the_checkpoint_is_pointed_out(make_trainer, m
     assert "NNUNET_AD_SEED is 7, but this training began with seed 1" in Path(second.log_file).read_text()
 
 
+def test_a_checkpoint_is_continued_where_torch_loads_only_data(make_trainer, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    first = make_trainer(Watched)
+    with pytest.raises(TrainingInterruptedError):
+        interrupted_after(first, 1).run_training()
+    second = make_trainer(Watched)
+    second.load_checkpoint(str(latest(first)))
+    assert second.seed == first.seed
+
+
 def test_a_checkpoint_of_another_network_is_named(make_trainer, dataset):
     first = make_trainer(Watched)
     with pytest.raises(TrainingInterruptedError):
