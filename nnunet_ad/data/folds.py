@@ -6,6 +6,7 @@ the preprocessed folder, as nnU-Net does.
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,7 @@ def unlabeled_cases_of_fold(
         them = "it" if len(both) == 1 else "them"
         remedy = f"Remove {them} from one of the lists in {splits_file}."
         if named is None:
-            remedy = f"{UNLABELED_IMAGES}/ and imagesTr/ have images of the same name: remove or rename one of the two."
-            if raw_dataset is None:
-                remedy = f"If labelled since, delete the .pkl file of each in {preprocessed_dataset}/*_unlabeled/."
+            remedy = _remedy_of_images(both, splits_file, raw_dataset)
         raise ValueError(
             f"fold {fold} of {preprocessed_dataset.name}: {_listed(both)} both labelled (train or val) and "
             f"unlabelled. {remedy}"
@@ -139,6 +138,21 @@ def check_fold_exists(fold: int | str, preprocessed_dataset: Path) -> None:
         )
 
 
+def cases_in_no_fold(labeled: Iterable[str], unlabeled: Iterable[str], preprocessed_dataset: Path) -> list[str]:
+    """Return the preprocessed labelled cases that no fold uses, as one that was annotated after the folds were drawn.
+
+    Args:
+        labeled: All preprocessed labelled cases.
+        unlabeled: Unlabelled cases of the fold that is trained.
+        preprocessed_dataset: ``nnUNet_preprocessed/DatasetXXX_Name``.
+    """
+    splits_file = preprocessed_dataset / SPLITS_FILE
+    if not splits_file.is_file():
+        return []
+    used = {case for split in read_splits(splits_file) for cases in split.values() for case in cases}
+    return sorted(set(labeled) - used - set(unlabeled))
+
+
 def check_enough_for_folds(labeled: Collection[str], preprocessed_dataset: Path) -> None:
     """Refuse to let nnU-Net draw its five folds from fewer labelled cases than folds.
 
@@ -195,6 +209,18 @@ def _refuse_outdated_copy(fold: int, named: Sequence[str] | None, splits_file: P
     raw_named = raw_splits[fold].get(UNLABELED_KEY) if fold < len(raw_splits) else None
     if (named is None) != (raw_named is None) or set(named or ()) != set(raw_named or ()):
         raise ValueError(_differing(fold, UNLABELED_KEY, raw_file, splits_file))
+
+
+def _remedy_of_images(both: Sequence[str], splits_file: Path, raw_dataset: Path | None) -> str:
+    if raw_dataset is None:
+        return f"If labelled since, delete the .pkl file of each in {splits_file.parent}/*_unlabeled/."
+    if not any(any((raw_dataset / "imagesTr").glob(f"{escape(case)}_0000.*")) for case in both):
+        them = "it" if len(both) == 1 else "them"
+        return (
+            f"imagesTr/ has no image of {them} any more, but the preprocessed labelled cases and the folds do: take "
+            f"{them} out of {splits_file} if it is there, and run nnUNetv2_preprocess again."
+        )
+    return f"{UNLABELED_IMAGES}/ and imagesTr/ have images of the same name: remove or rename one of the two."
 
 
 def _splits_of_raw(raw_dataset: Path | None) -> Path | None:

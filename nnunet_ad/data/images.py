@@ -15,13 +15,21 @@ def unlabeled_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Pa
     """Return the image files of each case in ``imagesUnlabeled/``, see :func:`images_of_folder`.
 
     Raises:
-        ValueError: As there, or if an image file has another ending than dataset.json's or is a link to nothing.
+        ValueError: As there, or if an image file has another ending than dataset.json's or is a link to nothing, or a
+            case is called as another one's mask when preprocessed.
     """
     folder = raw_dataset / UNLABELED_IMAGES
     if not folder.is_dir():
         return {}
     _refuse_what_would_be_left_out(folder, dataset_json["file_ending"])
-    return images_of_folder(folder, dataset_json)
+    cases = images_of_folder(folder, dataset_json)
+    for case in cases:
+        if case.endswith("_seg") and case.removesuffix("_seg") in cases:
+            raise ValueError(
+                f"case {case} in {folder}: its preprocessed image would be called as the mask of "
+                f"{case.removesuffix('_seg')}. Rename one of the two."
+            )
+    return cases
 
 
 def images_of_folder(

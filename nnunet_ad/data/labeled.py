@@ -125,7 +125,7 @@ def damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:
     """Return the error for a labelled case whose preprocessed files are not as they should be."""
     return ValueError(
         f"labelled case {case}: a preprocessed file in {dataset.source_folder} is missing or damaged ({found}); "
-        f"expected {case}.b2nd, {case}_seg.b2nd and {case}.pkl as nnU-Net writes them. Run nnUNetv2_preprocess again."
+        f"expected image, label and {case}.pkl as nnU-Net writes them. Run nnUNetv2_preprocess again."
     )
 
 

@@ -10,17 +10,17 @@ import hashlib
 import json
 import multiprocessing
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
 import blosc2
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
@@ -36,6 +36,7 @@ from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
 _CASES = "imagesUnlabeled.json"
+_PATIENCE = 15.0  # seconds of waiting before a word about it
 _FORMAT = 2  # of what is written; raised when older files lack something
 
 
@@ -98,6 +99,7 @@ def preprocess_unlabeled(
     preprocessing: UnlabeledPreprocessing,
     images: Mapping[str, Sequence[Path]],
     num_processes: int = default_num_processes,
+    log: Callable[[str], None] = print,
 ) -> list[str]:
     """Preprocess whatever is missing of ``images``; return the cases done now.
 
@@ -108,15 +110,16 @@ def preprocess_unlabeled(
         preprocessing: What to do, and where.
         images: Image files of each case, one a channel.
         num_processes: Worker processes.
+        log: Takes a line if another process does the work.
 
     Raises:
         ValueError: If a case cannot be read or preprocessed; names it.
-        RuntimeError: If a case cannot be written, or if a worker process was killed.
+        RuntimeError: If a case cannot be written, if the folder cannot be locked, or if a worker process was killed.
     """
     if not missing_cases(preprocessing, images):
         return []
     preprocessing.folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(preprocessing.folder.with_name(preprocessing.folder.name + ".lock")):
+    with _one_at_a_time(preprocessing.folder.with_name(preprocessing.folder.name + ".lock"), log):
         todo = missing_cases(preprocessing, images)
         preprocessing.folder.mkdir(exist_ok=True)
         for file in preprocessing.folder.glob(LEFT_OVERS):
@@ -125,6 +128,30 @@ def preprocess_unlabeled(
         for _ in tqdm(_run(jobs, num_processes), total=len(jobs), desc="Preprocessing unlabelled cases"):
             pass
     return todo
+
+
+@contextmanager
+def _one_at_a_time(lock_file: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock; where the file system knows none, a file stands for it, which a killed process leaves behind."""
+    lock = FileLock(lock_file)
+    try:
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            log(
+                "Waiting for another process, which preprocesses unlabelled cases of this dataset. If there is none, "
+                f"on no other machine either, delete {lock_file}."
+            )
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise RuntimeError(
+            f"{lock_file} cannot be locked ({error}), and two trainings could spoil each other's files. Look at the "
+            "permissions of the folder, mount its file system with locks, or set another nnUNet_preprocessed."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _run(jobs: list, num_processes: int) -> Iterator[None]:

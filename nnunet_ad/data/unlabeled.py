@@ -146,7 +146,7 @@ def prepare_unlabeled(
                 f"{len(others)} unlabelled case(s) are preprocessed by other plans: all are preprocessed apart for now."
             )
             preprocessing = replace(preprocessing, folder=apart)
-        done = preprocess_unlabeled(preprocessing, images)
+        done = preprocess_unlabeled(preprocessing, images, log=log)
         remember_images(preprocessing, raw, in_folder)
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

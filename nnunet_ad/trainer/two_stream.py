@@ -10,7 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import (
+    infer_dataset_class,
+    nnUNetBaseDataset,
+    nnUNetDatasetNumpy,
+)
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,6 +24,8 @@ from nnunet_ad.config import ADConfig
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.domain_gap import domain_gap
 from nnunet_ad.data.folds import (
+    SPLITS_FILE,
+    cases_in_no_fold,
     check_copy_of_splits,
     check_enough_for_folds,
     check_fold_exists,
@@ -212,9 +218,26 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             val.identifiers,
             self.print_to_log_file,
         )
+        self._check_other_cases(folders.preprocessed, type(labeled))
         for warning in domain_gap(labeled, self.unlabeled_dataset):
             self.print_to_log_file(warning)
         return labeled, val
+
+    def _check_other_cases(self, preprocessed_dataset: Path, dataset_class: type[nnUNetBaseDataset]) -> None:
+        """Look at the preprocessed labelled cases that the fold does not train or validate on."""
+        labeled = dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        unlabeled = self.unlabeled_dataset.identifiers
+        if dataset_class is nnUNetDatasetNumpy and set(labeled) & set(unlabeled):
+            raise ValueError(
+                f"fold {self.fold} has unlabelled cases in {self.preprocessed_dataset_folder}, which holds .npz files "
+                "of an earlier nnU-Net, and nnU-Net unpacks the labels of them all. Run nnUNetv2_preprocess again."
+            )
+        if self.fold != "all" and (others := cases_in_no_fold(labeled, unlabeled, preprocessed_dataset)):
+            self.print_to_log_file(
+                f"WARNING: {len(others)} labelled case(s) are in no fold of {preprocessed_dataset / SPLITS_FILE}, as "
+                f"if annotated since: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}. Add them there, or "
+                "delete that file (and the raw dataset's) to have nnU-Net draw new folds."
+            )
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 (host's name)
         """As the host; without mirroring, in training and in inference, unless the configuration asks for it."""

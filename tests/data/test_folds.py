@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ad.data.folds import (
+    cases_in_no_fold,
     check_cases_exist,
     check_copy_of_splits,
     check_fold_exists,
@@ -60,6 +61,8 @@ def test_a_case_both_labeled_and_unlabeled_is_refused(folders, list_name):
 
 
 def test_a_name_in_both_folders_is_refused_where_no_list_names_it(folders):
+    (folders[1] / "imagesTr").mkdir()
+    (folders[1] / "imagesTr" / "a_0000.nii.gz").touch()
     with pytest.raises(ValueError, match=r"a is both labelled .*imagesUnlabeled/ and imagesTr/ .* rename"):
         cases(folders, fold="all", known=("a", "u1"))
 
@@ -145,6 +148,21 @@ def test_raw_splits_with_other_labeled_cases_are_pointed_out(folders, name):
 def test_a_case_labeled_since_is_to_be_deleted_where_the_raw_images_are_not(folders):
     with pytest.raises(ValueError, match=r"a is both labelled .* delete the \.pkl file of each in .*_unlabeled/"):
         unlabeled_cases_of_fold("all", ["a"], ["b"], folders[0], None, lambda: ["a", "u1"])
+
+
+def test_a_case_that_was_moved_from_the_labeled_ones_is_to_be_preprocessed_away(folders):
+    message = (
+        r"a is both labelled .* imagesTr/ has no image of it any more.*pre/.*splits_final\.json.*nnUNetv2_preprocess"
+    )
+    with pytest.raises(ValueError, match=message):
+        cases(folders, known=("a", "u1"))
+
+
+def test_cases_that_no_fold_uses(folders):
+    preprocessed = folders[0]
+    assert cases_in_no_fold(["a", "new"], [], preprocessed) == []
+    write_splits(preprocessed, ["u1", "c"], None)
+    assert cases_in_no_fold(["b", "new", "c", "a", "moved"], ["u1", "moved"], preprocessed) == ["new"]
 
 
 @pytest.mark.parametrize("fold", [1, 4, -1])

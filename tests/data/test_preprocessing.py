@@ -1,3 +1,4 @@
+import errno
 import os
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from filelock import FileLock
 
 from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
@@ -150,6 +152,30 @@ def test_folds_that_start_at_once_do_the_work_once(preprocessing, images, monkey
     assert sorted(map(len, (fold.result() for fold in done))) == [0, 0, len(images)]
 
 
+def test_waiting_for_another_process_is_said(preprocessing, images, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    lock = preprocessing.folder.with_name(preprocessing.folder.name + ".lock")
+    lock.parent.mkdir(parents=True)
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(lock, is_singleton=False):
+            done = pool.submit(preprocess_unlabeled, preprocessing, images, 1, said.append)
+            while not said and not done.done():
+                time.sleep(0.05)
+        assert done.result() == sorted(images)
+    assert len(said) == 1 and f"delete {lock}" in said[0]
+
+
+def test_a_folder_that_cannot_be_locked_is_said_so(preprocessing, images, monkeypatch):
+    def refuse(self, timeout):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(RuntimeError, match=r"_unlabeled\.lock cannot be locked \(\[Errno \d+\] No locks available\)"):
+        preprocess_unlabeled(preprocessing, images, num_processes=1)
+    assert not preprocessing.folder.exists()
+
+
 def test_an_unreadable_image_is_named_and_leaves_nothing(preprocessing, images):
     bad = sorted(images)[0]
     images[bad][0].write_bytes(b"no image")
@@ -258,6 +284,12 @@ def test_unlabeled_images_that_would_be_left_out_silently_are_named(tmp_path):
             unlabeled_images(tmp_path, files)
         assert list(images_of_folder(folder, files)) == ["a"]
         (folder / name).unlink()
+    for name in ("c_seg_0000.nii.gz", "d_seg_0000.nii.gz", "d_0000.nii.gz"):
+        (folder / name).touch()
+    with pytest.raises(ValueError, match=r"case d_seg in .* would be called as the mask of d\. Rename"):
+        unlabeled_images(tmp_path, files)
+    (folder / "d_0000.nii.gz").unlink()
+    assert list(unlabeled_images(tmp_path, files)) == ["a", "c_seg", "d_seg"]
     (folder / "b_0000.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
     with pytest.raises(ValueError, match=r"b_0000\.nii\.gz is a link to a file that is not there"):
         unlabeled_images(tmp_path, files)

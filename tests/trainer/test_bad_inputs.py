@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -150,8 +151,6 @@ def test_a_damaged_preprocessed_labeled_case(refused, preprocessed, damage):
 
 
 def _pad(file: Path) -> None:
-    import blosc2
-
     array = np.pad(blosc2.open(str(file), mode="r")[:], ((0, 0), (0, 1), (0, 0), (0, 0)))
     file.unlink()
     blosc2.asarray(array, urlpath=str(file))
@@ -327,6 +326,30 @@ def test_a_raw_folder_without_images_is_as_none(train, raw, write_split):
     for folder in ("imagesTr", "imagesUnlabeled"):
         shutil.rmtree(raw / folder)
     assert "unlabelled cases are used as they were preprocessed" in train()
+
+
+def test_a_case_annotated_after_the_folds_were_drawn_is_pointed_out(train, preprocessed, write_split):
+    write_split(train=["Made_000"], val=["Made_002"])
+    log = train()
+    file = preprocessed / "splits_final.json"
+    assert f"WARNING: 1 labelled case(s) are in no fold of {file}, as if annotated since: Made_001. Add them" in log
+
+
+def test_labels_that_nnunet_would_unpack_with_the_others(refused, preprocessed, write_split):
+    """Those of unlabelled cases are never opened, and earlier versions wrote them in another format."""
+    folder = preprocessed / LABELED_FOLDER
+    for file in folder.glob("*.pkl"):
+        image, label = (folder / f"{file.stem}{ending}.b2nd" for ending in ("", "_seg"))
+        np.savez_compressed(
+            folder / f"{file.stem}.npz",
+            data=blosc2.open(str(image), mode="r")[:],
+            seg=blosc2.open(str(label), mode="r")[:],
+        )
+        image.unlink()
+        label.unlink()
+    write_split(train=["Made_000"], val=["Made_001"], unlabeled=["Made_002", "Made_004"])
+    refused(r"fold 0 has unlabelled cases in .*\.npz files.* Run nnUNetv2_preprocess again")
+    assert not list(folder.glob("*.npy"))
 
 
 def test_unlabeled_spacing_far_from_the_labeled(train, raw):
