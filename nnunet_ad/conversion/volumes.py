@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.volume_files import DAMAGED, check_intact, image_suffix
+from nnunet_ad.conversion.volume_files import check_intact, image_suffix, read_file
 
 GEOMETRY_TOLERANCE = 1e-3  # mm for origins and spacings, absolute for direction cosines
 
@@ -27,7 +27,7 @@ def read_volume(path: Path) -> sitk.Image:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError:
-        raise ConversionError(DAMAGED) from None
+        return read_file(path, None)  # whose axes may be a little off a right angle; else it says what is wrong
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise ConversionError(
             f"found {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} value(s) a voxel, "

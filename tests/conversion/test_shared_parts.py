@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,7 +11,7 @@ from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE, load_public_split, make_fold
-from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values
+from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values, read_volume
 from nnunet_ad.conversion.writer import write_dataset
 from nnunet_ad.testing.benchmark_trees.laseg import write_laseg_tree
 
@@ -77,6 +78,17 @@ def test_label_values_are_mapped_on_the_same_grid():
     assert sitk.GetArrayFromImage(mapped).ravel().tolist() == [0, 1, 2, 2]
     assert mapped.GetPixelID() == sitk.sitkUInt8
     check_same_grid(mapped, label, "mapped", "label")
+
+
+def test_axes_a_little_off_a_right_angle_are_no_damage(tmp_path):
+    values = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    affine = np.array([[-1.0, 5e-4, 0, 3], [0, -1, 0, 4], [0, 0, 2, 5], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "a.nii.gz")
+    with pytest.raises(RuntimeError):
+        sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    image = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, values)
+    assert image.GetSpacing() == pytest.approx((1, 1, 2), abs=1e-3)
 
 
 def test_images_too_large_for_float32_are_refused():
