@@ -4,6 +4,7 @@ Messages name no file and no value of the header that may identify a patient; ca
 """
 
 import logging
+import sqlite3
 import struct
 import warnings
 import zlib
@@ -15,10 +16,13 @@ from pathlib import Path
 import pydicom
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
 
 from nnunet_ad.conversion.errors import ConversionError
 
 _PREAMBLE, _MARK = 128, b"DICM"
+_PIXEL_DATA = Tag("PixelData")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 # What pydicom and highdicom raise for damaged files.
 PARSER_ERRORS = (
@@ -32,6 +36,7 @@ PARSER_ERRORS = (
     OverflowError,
     TypeError,
     ValueError,
+    sqlite3.Error,  # highdicom keeps an index of frames
     struct.error,
     zlib.error,
 )
@@ -53,18 +58,15 @@ def is_dicom(path: Path) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom and highdicom from warning of values, which they would show."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    before = [logger.disabled for logger in loggers]
+    """Keep pydicom and highdicom, each module of which has a logger, from warning of values, which they would show."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for logger in loggers:
-                logger.disabled = True
+            logging.disable()
             yield
         finally:
-            for logger, disabled in zip(loggers, before, strict=True):
-                logger.disabled = disabled
+            logging.disable(before)
 
 
 def read_dataset(path: Path, tags: Sequence[str] | None = None, *, pixels: bool = False) -> pydicom.Dataset:
@@ -92,6 +94,27 @@ def read_dataset(path: Path, tags: Sequence[str] | None = None, *, pixels: bool 
     if not is_whole:
         raise ConversionError(UNREADABLE)
     return dataset
+
+
+def pixel_bytes(path: Path) -> int | None:
+    """Return how many bytes of pixel data a file states, without reading them; None if compressed or if it has none.
+
+    Raises:
+        ConversionError: The file cannot be read or parsed.
+    """
+    lengths: list[int] = []
+
+    def is_reached(tag: BaseTag, _: str | None, length: int) -> bool:
+        if tag == _PIXEL_DATA:
+            lengths.append(length)
+        return bool(lengths)
+
+    try:
+        with quiet(), path.open("rb") as file:
+            read_partial(file, is_reached, specific_tags=[_PIXEL_DATA])
+    except PARSER_ERRORS:
+        raise ConversionError(UNREADABLE) from None
+    return lengths[0] if lengths and lengths[0] != _UNDEFINED_LENGTH else None
 
 
 def _is_whole(element: DataElement | RawDataElement) -> bool:

@@ -136,7 +136,7 @@ def _mixed(what: str, counts: Counter[str]) -> str:
     more = ", among others" if len(counts) > 3 else ""
     return (
         f"the slices have {len(counts)} {what}, {listed}{more}, expected one; leave out localizers, and give each "
-        "volume a folder of its own"
+        "volume a case of its own"
     )
 
 
@@ -145,8 +145,8 @@ def _check_single(along: NDArray[np.float64], origin: float) -> None:
     if len(close):
         raise ConversionError(
             f"{len(close)} slice(s) lie where another one does, the first at {origin + along[close[0]]:.2f} mm along "
-            "the slice normal, expected one slice a position; leave out copies, and give each volume (time point, "
-            "echo, phase) a folder of its own"
+            "the slice normal, expected one slice a position; leave out copies, and leave one volume (time point, "
+            "echo, phase) in the folder of the case, or give each a case of its own"
         )
 
 

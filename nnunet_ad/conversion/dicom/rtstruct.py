@@ -1,7 +1,7 @@
 """The contours of an RTSTRUCT as masks."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
 from nnunet_ad.conversion.dicom.files import check_modality, number_of, read_dataset, text_of
-from nnunet_ad.conversion.dicom.series import Series
 from nnunet_ad.conversion.errors import ConversionError
 
 XOR = "CLOSEDPLANAR_XOR"
@@ -23,13 +22,6 @@ PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a t
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
 _TAGS = ("Modality", "StructureSetROISequence", "ROIContourSequence")
-_REFERENCE_TAGS = (
-    "Modality",
-    "FrameOfReferenceUID",
-    "ReferencedFrameOfReferenceSequence",
-    "ReferencedSeriesSequence",
-    "StructureSetROISequence",
-)
 
 
 def structure_names(path: Path) -> list[str]:
@@ -41,8 +33,10 @@ def structure_names(path: Path) -> list[str]:
     return list(dict.fromkeys(_names(_read(path, ("Modality", "StructureSetROISequence"))).values()))
 
 
-def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
-    """Read the contours of an RTSTRUCT as masks.
+def read_rtstruct(
+    path: Path, grid: sitk.Image, names: Collection[str] | None = None
+) -> Iterator[tuple[str, sitk.Image]]:
+    """Read the contours of an RTSTRUCT as masks, one by one, as there may be a hundred large ones.
 
     A voxel belongs to a structure if its centre lies inside one of its contours. A contour within another one is a
     hole in it, one within that an island, and so on; contours that overlap in part are united, as are holes, and one
@@ -54,8 +48,8 @@ def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = 
         grid: A volume on the grid of the image that was contoured; its values do not matter.
         names: The structures to read; None for all. Contours of others may be as wrong as they like.
 
-    Returns:
-        For each structure's name (ROI) a uint8 volume of 0 and 1 on ``grid``. A structure without contours, or with
+    Yields:
+        Each structure's name (ROI) and a uint8 volume of 0 and 1 on ``grid``. A structure without contours, or with
         points and open lines only, is empty; structures with the same name are united.
 
     Raises:
@@ -81,52 +75,10 @@ def read_rtstruct(path: Path, grid: sitk.Image, names: Collection[str] | None = 
             if _are_combined_by_xor(item):
                 by_xor.add(number)
     axis = _slice_axis([points for each in contours.values() for points in each])
-    masks: dict[str, NDArray[np.bool_]] = {}
-    for number, name in wanted.items():
-        mask = _fill(contours[number], axis, grid, number, number in by_xor)
-        masks[name] = masks[name] | mask if name in masks else mask
-    return {name: _to_image(mask, grid) for name, mask in masks.items()}
-
-
-def referenced_series(path: Path) -> str | None:
-    """Return the SeriesInstanceUID of the image series that an RTSTRUCT or a DICOM-SEG refers to.
-
-    Returns:
-        The UID, or None if the file states none or several.
-
-    Raises:
-        ConversionError: The file cannot be read.
-    """
-    uids = _referenced_uids(read_dataset(path, _REFERENCE_TAGS))
-    return uids.pop() if len(uids) == 1 else None
-
-
-def refers_to(path: Path, series: Series) -> bool:
-    """Return whether an RTSTRUCT or a DICOM-SEG may have been drawn on an image series.
-
-    It may if it refers to the series, or to its frame of reference, as to another series of the same session; or if
-    too little is stated to tell.
-
-    Raises:
-        ConversionError: The file cannot be read.
-    """
-    dataset = read_dataset(path, _REFERENCE_TAGS)
-    uids = _referenced_uids(dataset)
-    frames = {text_of(dataset, "FrameOfReferenceUID")} if text_of(dataset, "Modality") == "SEG" else set()
-    frames |= {text_of(item, "FrameOfReferenceUID") for item in dataset.get("ReferencedFrameOfReferenceSequence") or []}
-    frames |= {text_of(roi, "ReferencedFrameOfReferenceUID") for roi in dataset.get("StructureSetROISequence") or []}
-    frames -= {""}
-    is_stated = bool(uids or (frames and series.frame_of_reference))
-    return series.uid in uids or series.frame_of_reference in frames or not is_stated
-
-
-def _referenced_uids(dataset: pydicom.Dataset) -> set[str]:
-    """Return the SeriesInstanceUIDs that an RTSTRUCT or a DICOM-SEG refers to."""
-    items = list(dataset.get("ReferencedSeriesSequence") or [])
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in frame.get("RTReferencedStudySequence") or []:
-            items += study.get("RTReferencedSeriesSequence") or []
-    return {text_of(item, "SeriesInstanceUID") for item in items} - {""}
+    for name in dict.fromkeys(wanted.values()):
+        numbers = [number for number in wanted if wanted[number] == name]
+        masks = [_fill(contours[number], axis, grid, number, number in by_xor) for number in numbers]
+        yield name, _to_image(np.logical_or.reduce(masks), grid)
 
 
 def _read(path: Path, tags: Sequence[str]) -> pydicom.Dataset:
@@ -278,16 +230,31 @@ def _nest(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     Args:
         masks: What each contour encloses by itself, from the largest to the smallest.
     """
+    boxes = [_box(mask) for mask in masks]
     depths: list[int] = []
     areas = [mask.copy() for mask in masks]
     for number, mask in enumerate(masks):
-        around = [outer for outer in range(number) if masks[outer][mask].all()]
+        around = [
+            outer
+            for outer in range(number)
+            if _is_within(boxes[number], boxes[outer]) and masks[outer][mask].all()  # the first is far cheaper
+        ]
         depths.append(max((depths[outer] + 1 for outer in around), default=0))
         for outer in around:
             if depths[outer] == depths[number] - 1:
                 areas[outer] &= ~mask
     solid = [area for area, depth in zip(areas, depths, strict=True) if depth % 2 == 0]
     return np.logical_or.reduce(solid)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return the first row and column of a mask, and the negated last ones, so that those of a part are no less."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return (rows[0], columns[0], -rows[-1], -columns[-1]) if len(rows) else (0, 0, 0, 0)
+
+
+def _is_within(inner: tuple[int, ...], outer: tuple[int, ...]) -> bool:
+    return all(a >= b for a, b in zip(inner, outer, strict=True))
 
 
 def _check_every_slice(by_slice: NDArray[np.bool_], indices: Sequence[int], number: int | None) -> None:

@@ -3,7 +3,9 @@
 highdicom unpacks the bits, sorts the frames and fills in those that were left out because they are empty.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 
 import highdicom
@@ -13,6 +15,7 @@ import SimpleITK as sitk
 from highdicom.seg import Segmentation
 
 from nnunet_ad.conversion.dicom.files import PARSER_ERRORS, check_modality, number_of, quiet, read_dataset, text_of
+from nnunet_ad.conversion.dicom.references import referenced_series
 from nnunet_ad.conversion.errors import ConversionError
 
 LATTICE_TOLERANCE = 0.02  # voxels of the image, for every voxel of the mask
@@ -27,15 +30,15 @@ def segment_names(path: Path) -> list[str]:
     return list(dict.fromkeys(_labels(read_dataset(path, ("Modality", "SegmentSequence"))).values()))
 
 
-def read_segmentation(path: Path, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
-    """Read the segments of a DICOM-SEG, binary or as a label map.
+def read_segmentation(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, sitk.Image]]:
+    """Read the segments of a DICOM-SEG, binary or as a label map, one by one, as there may be a hundred large ones.
 
     Args:
         path: The file.
         names: Labels of the segments to read; None for all.
 
-    Returns:
-        For each segment's label a uint8 volume of 0 and 1, all on the grid of the segmentation. Frames that the file
+    Yields:
+        Each segment's label and a uint8 volume of 0 and 1, all on the grid of the segmentation. Frames that the file
         leaves out are 0. Segments may overlap; those with the same label are united, and a segment for the background
         of a label map is left out.
 
@@ -53,27 +56,46 @@ def read_segmentation(path: Path, names: Collection[str] | None = None) -> dict[
         )
     if "PixelData" not in dataset:
         raise ConversionError("the segmentation holds no pixel data, it may be truncated; get it again from its source")
-    wanted = {number: label for number, label in labels.items() if names is None or label in names}
-    used, volumes = _decode(dataset, list(wanted))
+    segmentation, used = _decode(dataset)
     if not used <= {0, *labels}:
         raise ConversionError(
             f"the segmentation holds segments {sorted(used - {0, *labels})[:5]} that it does not describe, expected "
             f"only {sorted(labels)[:5]}; export it again"
         )
-    masks: dict[str, sitk.Image] = {}
-    for label, volume in zip(wanted.values(), volumes, strict=True):
-        mask = _to_image(volume)
-        masks[label] = sitk.Or(masks[label], mask) if label in masks else mask
-    return masks
+    for wanted in dict.fromkeys(label for label in labels.values() if names is None or label in names):
+        volumes = [_volume(segmentation, number) for number, label in labels.items() if label == wanted]
+        yield wanted, reduce(sitk.Or, volumes)
 
 
-def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool) -> sitk.Image:
+def skips_empty_slices(path: Path, series: Collection[str]) -> bool:
+    """Return whether slices of a DICOM-SEG that lie apart are slices of the image, between which others are empty.
+
+    So it is if it was drawn on one of these series (SeriesInstanceUIDs) and does not state the distance of its slices:
+    highdicom then takes the smallest one between those that are marked.
+
+    Raises:
+        ConversionError: The file cannot be read.
+    """
+    groups = read_dataset(path, ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"))
+    measures = [
+        item
+        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+        for group in groups.get(keyword) or []
+        for item in group.get("PixelMeasuresSequence") or []
+    ]
+    is_stated = any(text_of(item, "SpacingBetweenSlices") for item in measures)
+    return not is_stated and referenced_series(path) in series
+
+
+def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool, skips_empty: bool = False) -> sitk.Image:
     """Return a mask on the grid of an image.
 
     Args:
         mask: Volume of 0 and 1.
         grid: A volume on the grid of the image; its values do not matter.
         resample: Bring a mask from another lattice onto that of the image, nearest neighbour.
+        skips_empty: Where slices of the mask lie several of the grid's apart, those between are empty, see
+            :func:`skips_empty_slices`.
 
     Returns:
         A uint8 volume on ``grid``. If the voxels of the mask are voxels of the grid, also when it covers fewer slices
@@ -87,20 +109,26 @@ def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool) -> sitk.Im
     rounded_steps, rounded_offset = np.rint(steps).astype(int), np.rint(offset).astype(int)
     reach = np.array(mask.GetSize()) - 1
     error = np.abs(offset - rounded_offset).max() + (np.abs(steps - rounded_steps) * reach).sum(axis=1).max()
-    # An axis with one slice has no step of its own.
-    used = reach > 0
-    is_lattice = error <= LATTICE_TOLERANCE and (np.abs(rounded_steps[:, used]).sum(axis=0) == 1).all()
-    marked = np.argwhere(sitk.GetArrayViewFromImage(mask))[:, ::-1]
+    lengths = np.abs(rounded_steps).sum(axis=0)
+    lengths[reach == 0] = 1  # an axis with one slice has no step of its own
+    if skips_empty and np.count_nonzero(rounded_steps[:, 2]) == 1:
+        lengths[2] = 1
     placed = np.zeros(grid.GetSize()[::-1], dtype=np.uint8)
-    if is_lattice:
-        indices = marked @ rounded_steps.T + rounded_offset
-        inside = ((indices >= 0) & (indices < grid.GetSize())).all(axis=1)
-        if not inside.all():
+    marked_inside = []
+    if error <= LATTICE_TOLERANCE and (lengths == 1).all():
+        for number, mask_slice in enumerate(sitk.GetArrayViewFromImage(mask)):
+            rows, columns = np.nonzero(mask_slice)
+            marked = np.column_stack([columns, rows, np.full(len(rows), number)])
+            indices = marked @ rounded_steps.T + rounded_offset
+            inside = ((indices >= 0) & (indices < grid.GetSize())).all(axis=1)
+            placed[tuple(indices[inside].T[::-1])] = 1
+            marked_inside.append(inside)
+        are_inside = np.concatenate(marked_inside)
+        if not are_inside.all():
             raise ConversionError(
-                f"{np.count_nonzero(~inside)} of {len(inside)} marked voxels lie outside the image, expected none; "
-                "find the image that belongs to the mask"
+                f"{np.count_nonzero(~are_inside)} of {len(are_inside)} marked voxels lie outside the image, expected "
+                "none; find the image that belongs to the mask"
             )
-        placed[tuple(indices.T[::-1])] = 1
         image = sitk.GetImageFromArray(placed)
         image.CopyInformation(grid)
         return image
@@ -110,7 +138,7 @@ def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool) -> sitk.Im
             "it; find the right partner, or add --resample-masks"
         )
     image = sitk.Resample(mask, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0, sitk.sitkUInt8)
-    if len(marked) and not sitk.GetArrayViewFromImage(image).any():
+    if sitk.GetArrayViewFromImage(mask).any() and not sitk.GetArrayViewFromImage(image).any():
         raise ConversionError("the mask marks nothing inside the image; find the image that belongs to the mask")
     return image
 
@@ -125,18 +153,34 @@ def _labels(dataset: pydicom.Dataset) -> dict[int, str]:
     return labels
 
 
-def _decode(dataset: pydicom.Dataset, numbers: Sequence[int]) -> tuple[set[int], list[highdicom.Volume]]:
-    """Return the numbers of all segments that are used, and the volume of each that is asked for."""
+def _decode(dataset: pydicom.Dataset) -> tuple[Segmentation, set[int]]:
+    """Return the segmentation, and the numbers of all segments that are used."""
+    num_frames, described = number_of(dataset, "NumberOfFrames") or 1, dataset.get("PerFrameFunctionalGroupsSequence")
+    if num_frames != len(described or ()):
+        raise ConversionError(
+            f"the segmentation has {num_frames} frame(s), but describes {len(described or ())}; get it again from its "
+            "source"
+        )
+    with _decoding():
+        if text_of(dataset, "SegmentationType") == "LABELMAP":
+            used = set(np.unique(dataset.pixel_array).tolist()) - {dataset.get("PixelPaddingValue")}
+        else:
+            groups = [*dataset.get("SharedFunctionalGroupsSequence", []), *dataset.PerFrameFunctionalGroupsSequence]
+            items = [item for group in groups for item in group.get("SegmentIdentificationSequence") or []]
+            used = {int(item.ReferencedSegmentNumber) for item in items}
+        return Segmentation.from_dataset(dataset, copy=False), used
+
+
+def _volume(segmentation: Segmentation, number: int) -> sitk.Image:
+    with _decoding():
+        return _to_image(segmentation.get_volume(segment_numbers=[number], dtype=np.uint8))
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
     try:
         with quiet():
-            if text_of(dataset, "SegmentationType") == "LABELMAP":
-                used = set(np.unique(dataset.pixel_array).tolist()) - {dataset.get("PixelPaddingValue")}
-            else:
-                groups = [*dataset.get("SharedFunctionalGroupsSequence", []), *dataset.PerFrameFunctionalGroupsSequence]
-                items = [item for group in groups for item in group.get("SegmentIdentificationSequence") or []]
-                used = {int(item.ReferencedSegmentNumber) for item in items}
-            segmentation = Segmentation.from_dataset(dataset, copy=False)
-            return used, [segmentation.get_volume(segment_numbers=[number], dtype=np.uint8) for number in numbers]
+            yield
     except (*PARSER_ERRORS, RuntimeError):
         raise ConversionError(
             "the frames of the segmentation cannot be decoded or make no regular grid, the file may be truncated; get "

@@ -136,8 +136,9 @@ def choose_series(series: Sequence[Series], pattern: str | None) -> Series:
 
     Args:
         series: Image series.
-        pattern: Regular expression that is searched in the descriptions, in upper or lower case. None chooses the only
-            series, localizers apart.
+        pattern: Regular expression that is searched in the descriptions, in upper or lower case; where none has it, in
+            modality, number and description, as ``MR 4: description``. None fits all. Localizers are left out where
+            other series fit.
 
     Raises:
         SeriesChoiceError: None or several are left.
@@ -145,13 +146,13 @@ def choose_series(series: Sequence[Series], pattern: str | None) -> Series:
     """
     if not series:
         raise ConversionError("found no DICOM image series; add one")
-    if pattern is None:
-        left = [each for each in series if not each.is_localizer] or list(series)
-    else:
+    left = list(series)
+    if pattern is not None:
         try:
-            left = [each for each in series if re.search(pattern, each.description, re.IGNORECASE)]
+            left = _matching(series, pattern)
         except re.error as error:
             raise ConversionError(f"--series-description is no regular expression ({error}); mend it") from None
+    left = [each for each in left if not each.is_localizer] or left
     if len(left) == 1:
         return left[0]
     kinds = ", ".join(_kind(each) for each in series)
@@ -159,8 +160,17 @@ def choose_series(series: Sequence[Series], pattern: str | None) -> Series:
     if pattern is not None:
         found += f", of which {len(left) or 'none'} match(es) --series-description"
     raise SeriesChoiceError(
-        f"{found}, expected one; choose it by --series-description REGEX, which is searched in the descriptions", series
+        f"{found}, expected one; choose it by --series-description REGEX, which is searched in the descriptions, then "
+        "in 'MODALITY NUMBER: DESCRIPTION'",
+        series,
     )
+
+
+def _matching(series: Sequence[Series], pattern: str) -> list[Series]:
+    for text in (lambda each: each.description, lambda each: f"{each.modality} {each.number}: {each.description}"):
+        if found := [each for each in series if re.search(pattern, text(each), re.IGNORECASE)]:
+            return found
+    return []
 
 
 def _kind(series: Series) -> str:

@@ -10,14 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, AllTransferSyntaxes
 
-from nnunet_ad.conversion.dicom.files import PARSER_ERRORS, number_of, numbers_of, quiet, read_dataset, text_of
+from nnunet_ad.conversion.dicom.files import (
+    PARSER_ERRORS,
+    number_of,
+    numbers_of,
+    pixel_bytes,
+    quiet,
+    read_dataset,
+    text_of,
+)
 from nnunet_ad.conversion.dicom.planes import Plane, order_along_normal, stack_of
 from nnunet_ad.conversion.dicom.series import Series
 from nnunet_ad.conversion.errors import ConversionError
@@ -41,6 +48,7 @@ _READ_TAGS = (
     "Rows",
     "Columns",
     "SamplesPerPixel",
+    "BitsAllocated",
     "PhotometricInterpretation",
     "NumberOfFrames",
 )
@@ -64,11 +72,13 @@ def read_series(series: Series) -> sitk.Image:
         with _counted(index, len(series.files)):
             headers.append(header := read_dataset(file, _READ_TAGS))
             _check_pixels(header)
+            _check_length(header, file)
     frames = [number_of(header, "NumberOfFrames") or 1 for header in headers]
     if max(frames) > 1:
         if len(frames) > 1:
             raise ConversionError(
-                f"found {len(frames)} multi-frame files in one series, expected one; give each a folder of its own"
+                f"found {len(frames)} multi-frame files in one series, expected one; leave one of them in the folder "
+                "of the case, or give each a case of its own"
             )
         return _read_multi_frame(series.files[0])
     planes = []
@@ -115,6 +125,18 @@ def _check_pixels(header: pydicom.Dataset) -> None:
             "the PhotometricInterpretation is MONOCHROME1, for which the reader would invert the values, expected "
             "MONOCHROME2; export the series again in that form, or write MONOCHROME2 into the headers, which changes "
             "how the image is displayed and no value"
+        )
+
+
+def _check_length(header: pydicom.Dataset, file: Path) -> None:
+    """Check that pixels that are not compressed are all there; SimpleITK would leave the others as its memory was."""
+    rows, columns = _size_of(header)
+    frames, bits = number_of(header, "NumberOfFrames") or 1, number_of(header, "BitsAllocated") or 0
+    found, expected = pixel_bytes(file), rows * columns * frames * bits // 8
+    if found is not None and found < expected:
+        raise ConversionError(
+            f"the file holds {found} bytes of pixel data, expected {expected}, it may be truncated; get it again from "
+            "its source"
         )
 
 
@@ -179,27 +201,35 @@ def _why_unreadable(file: Path) -> str:
 def _read_multi_frame(file: Path) -> sitk.Image:
     """Read an enhanced multi-frame image that holds one volume."""
     dataset = read_dataset(file, pixels=True)
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
+    if not dataset.get("PerFrameFunctionalGroupsSequence"):
         raise ConversionError(
             "the multi-frame image does not state where its frames lie, expected an enhanced image or one file a "
             "slice; export it again in one of these forms"
         )
     shared = dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    planes = []
+    planes, factors = [], []
     for groups in dataset.PerFrameFunctionalGroupsSequence:
         parts = [
             _first_item(groups, keyword) or _first_item(shared[0], keyword) or pydicom.Dataset()
-            for keyword in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+            for keyword in (
+                "PlanePositionSequence",
+                "PlaneOrientationSequence",
+                "PixelMeasuresSequence",
+                "PixelValueTransformationSequence",
+            )
         ]
         planes.append(_plane_of(parts[0], parts[1], parts[2], _size_of(dataset)))
+        factors.append((_number(parts[3], "RescaleSlope", 1.0), _number(parts[3], "RescaleIntercept", 0.0)))
+    num_frames = number_of(dataset, "NumberOfFrames")
+    if num_frames != len(planes):
+        raise ConversionError(
+            f"the multi-frame image has {num_frames} frames, but states the place of {len(planes)}; export it again"
+        )
     order = order_along_normal(planes)
     stack = stack_of([planes[index] for index in order])
     try:
         with quiet():
-            image = highdicom.Image.from_dataset(dataset, copy=False)
-            frames = image.get_frames(
-                apply_real_world_transform=False, apply_modality_transform=None, apply_presentation_lut=False
-            )
+            frames = dataset.pixel_array.reshape(num_frames, *_size_of(dataset)).astype(np.float32)
     except (*PARSER_ERRORS, RuntimeError):
         syntax = UID(text_of(dataset.file_meta, "TransferSyntaxUID"))
         packages = " and ".join(_missing_packages(syntax))
@@ -208,11 +238,8 @@ def _read_multi_frame(file: Path) -> sitk.Image:
             "the frames of the multi-frame image cannot be decoded, the file may be truncated"
             f"{how if packages else ''}; get it again from its source, or export one file a slice"
         ) from None
-    if len(frames) != len(planes):
-        raise ConversionError(
-            f"the multi-frame image has {len(frames)} frames, but states the place of {len(planes)}; export it again"
-        )
-    return stack.apply(sitk.GetImageFromArray(np.asarray(frames, dtype=np.float32)[order]))
+    slopes, intercepts = np.array(factors, dtype=np.float32).T[..., None, None]
+    return stack.apply(sitk.GetImageFromArray((frames * slopes + intercepts)[order]))
 
 
 def _missing_packages(syntax: UID) -> list[str]:
@@ -222,6 +249,13 @@ def _missing_packages(syntax: UID) -> list[str]:
     except NotImplementedError:  # pydicom has no decoder for it
         return []
     return list(dict.fromkeys(re.findall(r"pylibjpeg[\w-]*", " ".join(missing))))
+
+
+def _number(dataset: pydicom.Dataset, keyword: str, default: float) -> float:
+    try:
+        return float(text_of(dataset, keyword) or default)
+    except ValueError:
+        raise ConversionError(f"the header states a {keyword} that is no number; export the file again") from None
 
 
 def _first_item(dataset: pydicom.Dataset, keyword: str) -> pydicom.Dataset | None:

@@ -108,8 +108,8 @@ class MaskSource:
             with _counted(file, self.files):
                 if series and image_suffix(file) is None:
                     warnings += _check_series(file, series, options.accept_other_series)
-                for structure in self._structures(file, number, grid, options):
-                    warnings += composed.add(structure)
+                for structure in self._structures(file, number, grid, options, series):
+                    warnings += composed.add(structure, file)
         return Mask(composed.image(), tuple(dict.fromkeys(warnings)))
 
     def _is_label_map(self, labels: Labels) -> bool:
@@ -154,7 +154,7 @@ class MaskSource:
         return Mask(map_label_values(image, options.labels.values), warnings)
 
     def _structures(
-        self, file: Path, number: int | None, grid: Grid, options: MaskOptions
+        self, file: Path, number: int | None, grid: Grid, options: MaskOptions, series: "Sequence[Series]"
     ) -> Iterator["_MarkedStructure"]:
         """Yield the structures that a file marks."""
         if image_suffix(file) is not None:
@@ -170,7 +170,7 @@ class MaskSource:
                 image, warnings = _bring_to(image, grid, options.resample)
                 yield _MarkedStructure(number, sitk.GetArrayFromImage(image) != 0, warnings)
             return
-        yield from _read_dicom(file, grid, options)
+        yield from _read_dicom(file, grid, options, series)
 
     def _read_file(self, file: Path) -> sitk.Image:
         return _in_whole_numbers(read_file(file, self._frame_in(file)))
@@ -202,8 +202,9 @@ class _Composition:
     def __init__(self, grid: Grid, options: MaskOptions):
         self._grid, self._options = grid, options
         self._values = np.zeros(grid.size[::-1], dtype=np.uint8)
+        self._marked_in: dict[int, Path] = {}
 
-    def add(self, structure: "_MarkedStructure") -> list[str]:
+    def add(self, structure: "_MarkedStructure", file: Path) -> list[str]:
         """Mark a structure and return warnings.
 
         Raises:
@@ -219,6 +220,8 @@ class _Composition:
                 "masks, or add --overlaps later, so that the later one in labels.json counts there"
             )
         self._values[structure.voxels & (self._values <= structure.number)] = structure.number
+        if structure.voxels.any() and self._marked_in.setdefault(structure.number, file) != file:
+            return [*structure.warnings, f"several mask files mark {name}, and are united; leave out earlier versions"]
         return list(structure.warnings)
 
     def image(self) -> sitk.Image:
@@ -238,7 +241,7 @@ def _check_series(file: Path, series: "Sequence[Series]", accept: bool) -> tuple
     Raises:
         ConversionError: It refers to another series, and that is not accepted.
     """
-    from nnunet_ad.conversion.dicom.rtstruct import refers_to
+    from nnunet_ad.conversion.dicom.references import refers_to
 
     if any(refers_to(file, each) for each in series):
         return ()
@@ -251,14 +254,19 @@ def _check_series(file: Path, series: "Sequence[Series]", accept: bool) -> tuple
     )
 
 
-def _read_dicom(file: Path, grid: Grid, options: MaskOptions) -> Iterator[_MarkedStructure]:
+def _read_dicom(file: Path, grid: Grid, options: MaskOptions, series: "Sequence[Series]") -> Iterator[_MarkedStructure]:
     """Yield the structures of a DICOM-SEG or RTSTRUCT that have a name in ``labels.json``."""
     from nnunet_ad.conversion.dicom import require_dicom
 
     require_dicom()
     from nnunet_ad.conversion.dicom.files import modality_of, read_dataset
     from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, structure_names
-    from nnunet_ad.conversion.dicom.segmentation import place_on_grid, read_segmentation, segment_names
+    from nnunet_ad.conversion.dicom.segmentation import (
+        place_on_grid,
+        read_segmentation,
+        segment_names,
+        skips_empty_slices,
+    )
 
     has_contours = modality_of(read_dataset(file, ("Modality",))) == "RTSTRUCT"
     found = structure_names(file) if has_contours else segment_names(file)
@@ -274,8 +282,9 @@ def _read_dicom(file: Path, grid: Grid, options: MaskOptions) -> Iterator[_Marke
     wanted = {name: number for name, number in numbers.items() if number}
     template = grid.empty_image()
     volumes = read_rtstruct(file, template, wanted) if has_contours else read_segmentation(file, wanted)
-    for name, volume in volumes.items():
-        placed = volume if has_contours else place_on_grid(volume, template, options.resample)
+    skips_empty = not has_contours and skips_empty_slices(file, {each.uid for each in series})
+    for name, volume in volumes:
+        placed = volume if has_contours else place_on_grid(volume, template, options.resample, skips_empty)
         warnings = _changed(volume, placed, _name(wanted[name], options.labels))
         yield _MarkedStructure(wanted[name], sitk.GetArrayFromImage(placed) != 0, warnings)
 

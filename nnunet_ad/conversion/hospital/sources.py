@@ -396,7 +396,7 @@ def _choose_series(pile: _Pile, role: Role, rules: Rules) -> "tuple[tuple[Series
     from nnunet_ad.conversion.dicom import require_dicom
 
     require_dicom()
-    from nnunet_ad.conversion.dicom.rtstruct import referenced_series
+    from nnunet_ad.conversion.dicom.references import referenced_series
     from nnunet_ad.conversion.dicom.series import choose_series, find_series
 
     (folder, *others) = [entry for entry in pile.top if any(file.is_relative_to(entry) for file in pile.dicom)]

@@ -6,7 +6,9 @@ import pytest
 import SimpleITK as sitk
 from dicom_helpers import images_below, series_below
 
-from nnunet_ad.conversion.dicom.rtstruct import read_rtstruct, referenced_series, refers_to, structure_names
+from nnunet_ad.conversion.dicom import rtstruct
+from nnunet_ad.conversion.dicom.references import referenced_series, refers_to
+from nnunet_ad.conversion.dicom.rtstruct import structure_names
 from nnunet_ad.conversion.dicom.volume import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_series
@@ -30,6 +32,11 @@ def rectangle(x_0, x_1, y_0, y_1):
     """Return the corners of a rectangle that runs between the voxels before ``x_0`` and ``x_1``, and so in y."""
     x_0, x_1, y_0, y_1 = x_0 - 0.5, x_1 - 0.5, y_0 - 0.5, y_1 - 0.5
     return [(x_0, y_0), (x_1, y_0), (x_1, y_1), (x_0, y_1)]
+
+
+def read_rtstruct(*arguments, **more):
+    """Return all masks at once."""
+    return dict(rtstruct.read_rtstruct(*arguments, **more))
 
 
 def array_of(image):

@@ -4,8 +4,9 @@ import pytest
 import SimpleITK as sitk
 from dicom_helpers import images_below
 
-from nnunet_ad.conversion.dicom.rtstruct import referenced_series
-from nnunet_ad.conversion.dicom.segmentation import place_on_grid, read_segmentation, segment_names
+from nnunet_ad.conversion.dicom import segmentation
+from nnunet_ad.conversion.dicom.references import referenced_series
+from nnunet_ad.conversion.dicom.segmentation import place_on_grid, segment_names
 from nnunet_ad.conversion.dicom.volume import read_series
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.testing.dicom_files import PLANTED, write_segmentation, write_series
@@ -25,6 +26,11 @@ def boxes():
     second[2, 3:8, 2:6] = 1
     second[4, 1:3, 0:2] = 1
     return {"Liver": first, "Tumour": second}
+
+
+def read_segmentation(*arguments, **more):
+    """Return all masks at once."""
+    return dict(segmentation.read_segmentation(*arguments, **more))
 
 
 def array_of(image):
@@ -270,3 +276,53 @@ def test_real_sparse_segmentation_is_filled_between_its_frames(real):
     assert marked[0] > 0
     assert marked[1] == 0
     assert marked[2] > 0
+
+
+def without_spacing(path, spacing=None):
+    """Let a DICOM-SEG state no distance of its slices, or another one."""
+    dataset = pydicom.dcmread(path)
+    for item in dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence:
+        item.pop("SpacingBetweenSlices", None)
+        if spacing:
+            item.SpacingBetweenSlices = spacing
+    dataset.save_as(path)
+
+
+def test_slices_apart_of_the_series_itself_stay_apart(tmp_path, series):
+    files, image = series
+    mask = np.zeros((6, 9, 7), np.uint8)
+    mask[[0, 3], 2:5, 1:4] = 1
+    write_segmentation(tmp_path / "seg.dcm", files, {"Liver": mask})
+    without_spacing(tmp_path / "seg.dcm")
+    uid = referenced_series(tmp_path / "seg.dcm")
+    assert segmentation.skips_empty_slices(tmp_path / "seg.dcm", [uid])
+    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", ["1.2.3"])
+    (read,) = read_segmentation(tmp_path / "seg.dcm").values()
+    np.testing.assert_array_equal(array_of(place_on_grid(read, image, False, skips_empty=True)), mask)
+    with pytest.raises(ConversionError, match="another grid"):
+        place_on_grid(read, image, False)
+    without_spacing(tmp_path / "seg.dcm", 3 * image.GetSpacing()[2])
+    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", [uid]), "thick slices were segmented"
+
+
+@pytest.mark.parametrize("lost", ["NumberOfFrames", "DimensionIndexSequence"])
+def test_a_segmentation_that_lacks_what_tells_its_frames_apart(tmp_path, series, lost):
+    write_segmentation(tmp_path / "seg.dcm", series[0], boxes())
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    delattr(dataset, lost)
+    for groups in dataset.PerFrameFunctionalGroupsSequence if lost == "DimensionIndexSequence" else ():
+        del groups.FrameContentSequence
+    dataset.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(ConversionError, match=r"has 1 frame\(s\), but describes|cannot be decoded"):
+        read_segmentation(tmp_path / "seg.dcm")
+
+
+def test_no_number_of_a_file_is_logged(tmp_path, series, caplog, capfd):
+    write_segmentation(tmp_path / "seg.dcm", series[0], boxes())
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    referenced = dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    referenced.append(referenced[0])
+    dataset.save_as(tmp_path / "seg.dcm")
+    assert set(read_segmentation(tmp_path / "seg.dcm")) == set(boxes())
+    assert not caplog.records
+    assert capfd.readouterr().err == ""

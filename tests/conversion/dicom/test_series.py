@@ -101,6 +101,13 @@ def test_choice_by_description():
     assert choose_series(series[:1], None) is series[0]
 
 
+def test_choice_among_series_of_one_description():
+    series = [make_series("WB", number=4), make_series("WB", number=5), make_series("WB", number=5, is_localizer=True)]
+    assert choose_series(series, "MR 4: wb$") is series[0]
+    assert choose_series(series, "^MR 5:") is series[1], "localizers are left out"
+    assert choose_series(series[2:], "WB") is series[2]
+
+
 @pytest.mark.parametrize(
     ("pattern", "words"), [(None, "found 2 DICOM series"), ("Planted", "2 match"), ("T9", "none match")]
 )

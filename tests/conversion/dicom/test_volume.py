@@ -115,6 +115,35 @@ def test_inverted_grey_values_of_a_multi_frame_image_are_as_stored(tmp_path, val
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), expected)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_bits_of_a_multi_frame_image_that_are_not_of_the_values_do_not_count(tmp_path, values, is_signed, compressed):
+    """Signs need not be extended beyond the stored bits, and overlays may lie there."""
+    file = tmp_path / "enhanced.dcm"
+    expected = values % 2000 - 1000 * is_signed
+    write_multi_frame(file, expected)
+    dataset = pydicom.dcmread(file)
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, int(is_signed)
+    dataset.PixelData = (expected & 0xFFF | (0 if is_signed else 0x8000)).astype("<u2").tobytes()
+    if compressed:
+        dataset.compress(RLELossless)
+    dataset.save_as(file)
+    slopes = np.arange(1, 1 + len(values))[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), expected * slopes)
+
+
+def test_frames_are_rescaled_by_their_own_slopes(tmp_path, values):
+    file = tmp_path / "enhanced.dcm"
+    write_multi_frame(file, values)
+    dataset = pydicom.dcmread(file)
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        groups.PixelValueTransformationSequence[0].RescaleSlope = str(1 + index)
+        groups.PixelValueTransformationSequence[0].RescaleIntercept = str(-index)
+    dataset.save_as(file)
+    index = np.arange(len(values))[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), values * (1 + index) - index)
+
+
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even(tmp_path):
     values = np.random.default_rng(1).integers(0, 9, (40, 4, 4))
     for index, file in enumerate(write_series(tmp_path, values, spacing=(1, 1, 0.625))):
@@ -262,6 +291,17 @@ def test_truncated_slice(tmp_path, values, size):
     refused(tmp_path, "truncated")
 
 
+@pytest.mark.parametrize("repeats", [1, 8])
+def test_slice_with_less_pixels_than_it_states(tmp_path, values, repeats):
+    files = write_series(tmp_path, np.tile(values, (1, repeats, repeats)))
+    dataset = pydicom.dcmread(files[1])
+    expected = len(dataset.PixelData)
+    dataset.PixelData = dataset.PixelData[: expected // 4 * 2]
+    dataset.save_as(files[1])
+    found = len(pydicom.dcmread(files[1]).PixelData)
+    refused(tmp_path, rf"slice 2 of 6, .* holds {found} bytes of pixel data, expected \d+, it may be truncated")
+
+
 def test_compression_that_is_not_decoded(tmp_path, values):
     for file in write_series(tmp_path, values):
         dataset = pydicom.dcmread(file)
@@ -274,6 +314,12 @@ def test_compression_that_is_not_decoded(tmp_path, values):
 def test_multi_frame_with_two_volumes(tmp_path, values):
     write_multi_frame(tmp_path / "enhanced.dcm", values, frame_order=[0, 1, 2, 3, 0, 1, 2, 3])
     refused(tmp_path, r"4 slice\(s\) lie where another one does")
+
+
+def test_multi_frame_without_frames(tmp_path, values):
+    write_multi_frame(tmp_path / "enhanced.dcm", values)
+    edit(tmp_path / "enhanced.dcm", PerFrameFunctionalGroupsSequence=[])
+    refused(tmp_path, "does not state where its frames lie")
 
 
 def test_multi_frame_without_places(tmp_path, values):
@@ -315,7 +361,7 @@ def test_multi_frame_names_the_packages_that_decode_it(tmp_path, values, syntax,
 def test_multi_frame_with_another_number_of_frames(tmp_path, values, count):
     write_multi_frame(tmp_path / "enhanced.dcm", values)
     edit(tmp_path / "enhanced.dcm", NumberOfFrames=count)
-    refused(tmp_path, "cannot be decoded|has 5 frames, but states the place of 6")
+    refused(tmp_path, "holds 756 bytes of pixel data, expected 882|has 5 frames, but states the place of 6")
 
 
 def test_damaged_bytes_never_give_a_traceback(tmp_path, values):

@@ -65,6 +65,38 @@ def hospital(tmp_path):
     return root
 
 
+def test_masks_that_mark_a_structure_in_two_files_are_united_with_a_warning(hospital, raw, capsys):
+    (hospital / "labels.json").write_text(
+        json.dumps({"liver": {"sources": ["Liver*"]}, "background": {"sources": ["*"]}})
+    )
+    study = hospital / "labeled" / "ann" / "study"
+    files = sorted((study / "series 2").iterdir())
+    again = np.roll(make_arrays("ann")[1] > 0, 1, axis=2)
+    write_segmentation(study / "revised.dcm", files, {"Liver new": again})
+    assert convert(hospital) == 0
+    printed = capsys.readouterr().err
+    assert "warning: Liver_0001 (labeled 1 of 4), mask: several mask files mark liver, and are united" in printed
+    assert printed.count("warning:") == 1
+    label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
+    np.testing.assert_array_equal(label, again | (make_arrays("ann")[1] > 0))
+
+
+def test_slices_apart_that_a_segmentation_states_no_distance_of(hospital, raw):
+    (hospital / "labels.json").write_text(
+        json.dumps({"liver": {"sources": ["Liver*"]}, "background": {"sources": ["*"]}})
+    )
+    study = hospital / "labeled" / "ann" / "study"
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[[2, 7], 3:8, 2:6] = 1
+    write_segmentation(study / "masks.dcm", sorted((study / "series 2").iterdir()), {"Liver": mask})
+    dataset = pydicom.dcmread(study / "masks.dcm")
+    for item in dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence:
+        item.pop("SpacingBetweenSlices", None)
+    dataset.save_as(study / "masks.dcm")
+    assert convert(hospital) == 0
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz")), mask)
+
+
 def test_trees_with_segmentations_and_contours(hospital, raw):
     assert convert(hospital, "--overlaps", "later") == 0
     assert json.loads((raw / NAME / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
