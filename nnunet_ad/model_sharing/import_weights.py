@@ -19,6 +19,7 @@ from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.whole_file import written_whole
 
 _WRITTEN = {"network_weights", "nnunet_ad"}  # all keys of what is written; trainings and exports have more
+_BASELINES = ("average.student.", "first.")
 _DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
 
 
@@ -98,7 +99,8 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     a new training. The file appears as a whole or not at all.
 
     Args:
-        source: Checkpoint of a stock nnU-Net training, of one of ``nnUNetTrainerAD`` with other switches, as
+        source: Checkpoint of a stock nnU-Net training, of a mean teacher (the teacher is taken) or cross pseudo
+            supervision (the first network), of one of ``nnUNetTrainerAD`` with other switches, as
             ``nnUNetTrainerAD_Paper``, whose parameters are not all the same, or of a model that ``nnunet_ad export``
             wrote.
         output: The file to write; replaced if it was written by this function.
@@ -110,7 +112,7 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     """
     _check_may_be_written(output, source)
     checkpoint = load_checkpoint(source)
-    theirs = checkpoint["network_weights"]
+    theirs = _of_one_network(checkpoint["network_weights"])
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
     found = _fill(network, theirs)
     if not any(name.startswith("encoder.") for name in found.filled):
@@ -121,6 +123,14 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     with written_whole(output) as temporary:
         torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, temporary)
     return found
+
+
+def _of_one_network(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return what inference uses of a baseline of two stock networks, by nnU-Net's names; others as they are."""
+    for prefix in _BASELINES:
+        if any(name.startswith(prefix) for name in weights):
+            return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+    return weights
 
 
 def _check_may_be_written(output: Path, source: Path) -> None:

@@ -14,7 +14,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ad import train
 from nnunet_ad.cli.main import main
-from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_Paper
+from nnunet_ad.trainer import (
+    nnUNetTrainerAD,
+    nnUNetTrainerAD_1epoch,
+    nnUNetTrainerAD_Paper,
+    nnUNetTrainerCPS,
+    nnUNetTrainerMeanTeacher,
+)
 
 DATASET = "Dataset500_Made"
 PLANS = "nnUNetPlansTiny"
@@ -81,6 +87,25 @@ def test_torchrun_refuses_weights_of_other_classes_by_name(imported, make_traine
     other = make_trainer(nnUNetTrainerAD, labels={"background": 0, "organ": 1})
     with pytest.raises(ValueError, match=r"out.pth is of another network: encoder.label_conv.*has shape.*, found \("):
         train._load_pretrained(other, dataset / "out.pth")
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "prefix"),
+    [(nnUNetTrainerMeanTeacher, "average.student."), (nnUNetTrainerCPS, "first.")],
+)
+def test_of_a_baseline_the_network_is_taken_that_predicts(save_training, dataset, trainer_class, prefix):
+    source = save_training(trainer_class)
+    weights = torch.load(source, weights_only=False)["network_weights"]
+    for name in weights:  # the others are not to be taken
+        if not name.startswith(prefix):
+            weights[name].zero_()
+    torch.save(torch.load(source, weights_only=False) | {"network_weights": weights}, source)
+    assert main(["import-weights", str(source), str(dataset / "out.pth")]) == 0
+    ours = torch.load(dataset / "out.pth", weights_only=False)["network_weights"]
+    taken = {name: weight for name, weight in ours.items() if name.startswith("encoder.image_encoder.")}
+    assert any(weight.any() for weight in taken.values())
+    for name, weight in taken.items():
+        assert torch.equal(weight, weights[prefix + name.replace("image_encoder.", "")]), name
 
 
 def test_another_number_of_classes_leaves_the_classifier(save_training, dataset, capsys):
