@@ -148,6 +148,7 @@ def test_preprocessing_ahead_says_that_dataset_json_is_missing(dataset, capsys):
     [
         (["-d", "777"], "777"),
         (["-d", "500", "-p", "Nothing"], "nnUNetv2_plan_and_preprocess -d 500 first"),
+        (["-d", "Dataset500_Made", "-p", "Nothing"], "nnUNetv2_plan_and_preprocess -d 500 first"),
         (["-d", "500", "-c", "5d"], "5d not found in plans"),
     ],
 )

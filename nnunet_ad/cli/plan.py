@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     plans = write_memory_plans(arguments.dataset, arguments.gpu_memory_target, arguments.planner, arguments.name)
     _print_choices(plans, arguments.gpu_memory_target)
-    _print_next_steps(plans, arguments.dataset)
+    _print_next_steps(plans)
     return 0
 
 
@@ -69,7 +69,10 @@ def _row(configuration: str, origin: str, choice: "Choice") -> str:
     return _ROW.format(configuration, origin, patch, choice.batch_size, f"{choice.memory:.1f} GB")
 
 
-def _print_next_steps(plans: "MemoryPlans", dataset: str) -> None:
+def _print_next_steps(plans: "MemoryPlans") -> None:
+    from nnunet_ad.data.folds import dataset_number
+
+    dataset = dataset_number(plans.path.parent.name)
     print(f"Written: {plans.path}")
     name = plans.path.stem
     missing = [configuration for configuration, folder in plans.data.items() if not folder.is_dir()]

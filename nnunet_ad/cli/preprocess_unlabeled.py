@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from nnunet_ad.data.folds import dataset_number
     from nnunet_ad.data.images import unlabeled_images
     from nnunet_ad.data.preprocessing import preprocess_unlabeled, remember_images
     from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, preprocessing_of
@@ -56,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         files = [folders.preprocessed / name for name in (f"{arguments.plans}.json", "dataset.json")]
         for file in files:
             if not file.is_file():
-                raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {dataset} first")
+                number = dataset_number(folders.name)
+                raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {number} first")
         settings, dataset_json = (json.loads(file.read_text()) for file in files)
         plans = PlansManager(settings)
         in_folder = unlabeled_images(folders.raw, dataset_json)

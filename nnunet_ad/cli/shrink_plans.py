@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from glob import escape
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _number_of(dataset: str) -> str:
+    """Return a dataset's number for nnU-Net's command, which takes no name."""
+    match = re.match(r"(?:Dataset)?(\d+)", dataset)
+    return match.group(1).lstrip("0") if match else "NUMBER"
+
+
 def _preprocessed_folder(dataset: str) -> Path:
     if not os.environ.get(VARIABLE):
         raise ValueError(f"the environment variable {VARIABLE} is not set; set it to nnU-Net's preprocessed folder")
@@ -75,6 +82,6 @@ def _preprocessed_folder(dataset: str) -> Path:
         names = ", ".join(folder.name for folder in found) or "none"
         raise ValueError(
             f"expected one folder {name} in {VARIABLE}, found {names}; plan the dataset first with "
-            f"nnUNetv2_plan_and_preprocess -d {dataset}"
+            f"nnUNetv2_plan_and_preprocess -d {_number_of(dataset)}"
         )
     return found[0]

@@ -73,10 +73,14 @@ def named_unlabeled(preprocessed_dataset: Path) -> dict[int, list[str]]:
     return {fold: split[UNLABELED_KEY] for fold, split in enumerate(splits) if UNLABELED_KEY in split}
 
 
+def dataset_number(name: str) -> int:
+    """Return the number of ``DatasetXXX_Name``, as most of nnU-Net's commands take no name."""
+    return convert_dataset_name_to_id(name)
+
+
 def preprocess_command(dataset: str, configuration: str, plans: str) -> str:
-    """Return nnU-Net's command that preprocesses the labelled cases of a dataset, which takes its number only."""
-    number = convert_dataset_name_to_id(dataset)
-    return f"nnUNetv2_preprocess -d {number} -c {configuration} -plans_name {plans}"
+    """Return nnU-Net's command that preprocesses the labelled cases of a dataset."""
+    return f"nnUNetv2_preprocess -d {dataset_number(dataset)} -c {configuration} -plans_name {plans}"
 
 
 def check_preprocessed(folder: Path, dataset: str, configuration: str, plans: str) -> None:

@@ -262,7 +262,16 @@ def _stamp(preprocessing: UnlabeledPreprocessing, images: Sequence[Path]) -> dic
         "key": preprocessing.key,
         "source": Path(images[0]).parent.name,
         "images": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+        **_spacing_file(Path(images[0])),
     }
+
+
+def _spacing_file(image: Path) -> dict[str, tuple[int, int]]:
+    """Return what is known of the file in which nnU-Net looks for the spacing of a TIFF, empty if there is none."""
+    file = image.with_name(f"{image.stem.rpartition('_')[0]}.json")
+    if image.suffix.lower() not in (".tif", ".tiff") or not file.is_file():
+        return {}
+    return {"spacing": (file.stat().st_size, file.stat().st_mtime_ns)}
 
 
 def _preprocess_case(job: tuple[UnlabeledPreprocessing, str, list[str]]) -> None:

@@ -56,7 +56,7 @@ def read_labels(path: Path, checksum: bool = True) -> LabelVolume:
     try:
         if checksum and image_suffix(path):
             check_intact(path)
-        image = sitk.ReadImage(str(path))
+        image = _without_palette(sitk.ReadImage(str(path)), path)
     except ConversionError as error:
         raise ValueError(f"{path}: {error}.") from None
     except RuntimeError as error:
@@ -125,6 +125,15 @@ def boxes_of_labels(labels: Labels) -> dict[int, Box]:
         for value, box in enumerate(ndimage.find_objects(labels[around_all]), start=1)
         if box is not None
     }
+
+
+def _without_palette(image: sitk.Image, path: Path) -> sitk.Image:
+    """Return the grey values of a BMP, which nnU-Net writes with a palette, read as three equal channels."""
+    if path.suffix.lower() != ".bmp" or image.GetNumberOfComponentsPerPixel() != 3:
+        return image
+    values = sitk.GetArrayViewFromImage(image)
+    are_equal = (values == values[..., :1]).all()
+    return sitk.VectorIndexSelectionCast(image, 0) if are_equal else image
 
 
 def _as_labels(values: Labels, path: Path) -> Labels:

@@ -39,7 +39,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunet_ad.data.folds import SPLITS_FILE, read_splits
+from nnunet_ad.data.folds import SPLITS_FILE, dataset_number, read_splits
 from nnunet_ad.data.images import num_channels, unlabeled_images
 from nnunet_ad.data.unlabeled import DatasetFolders
 from nnunet_ad.whole_file import written_whole
@@ -196,7 +196,8 @@ def write_memory_plans(
     if not 0 < gpu_memory_target < math.inf:
         raise ValueError(f"the memory target is {gpu_memory_target}; expected a positive number of GB")
     folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
-    _check_is_fingerprinted(folders, dataset)
+    _check_is_fingerprinted(folders)
+    _check_has_no_regions(folders)
     _check_number_of_folds(folders)
     planner_class, stock_class = PLANNERS[planner]
     ours = _make(lambda: planner_class(folders.name, gpu_memory_target, name), folders)
@@ -213,12 +214,23 @@ def write_memory_plans(
     return MemoryPlans(path, _choices(ours, plans), _choices(ours, stock_plans), data)
 
 
-def _check_is_fingerprinted(folders: DatasetFolders, dataset: str | int) -> None:
+def _check_has_no_regions(folders: DatasetFolders) -> None:
+    assert folders.raw is not None
+    labels = json.loads((folders.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        raise ValueError(
+            f"{folders.name} has region labels, which nnUNetTrainerAD does not train on: turn the regions of "
+            "dataset.json into plain classes, or plan with nnUNetv2_plan_experiment for nnUNetTrainer"
+        )
+
+
+def _check_is_fingerprinted(folders: DatasetFolders) -> None:
     if folders.raw is None:
         raise ValueError(f"{folders.name} is not in nnUNet_raw, where planning reads dataset.json and counts the cases")
     if not (folders.preprocessed / _FINGERPRINT).is_file():
         raise ValueError(
-            f"no fingerprint {folders.preprocessed / _FINGERPRINT}: run nnUNetv2_plan_and_preprocess -d {dataset} first"
+            f"no fingerprint {folders.preprocessed / _FINGERPRINT}: run nnUNetv2_plan_and_preprocess -d "
+            f"{dataset_number(folders.name)} first"
         )
 
 

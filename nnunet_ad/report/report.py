@@ -6,6 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 import nnunet_ad
+from nnunet_ad.evaluation.cases import ENDINGS
 from nnunet_ad.evaluation.dataset import read_dataset
 from nnunet_ad.evaluation.result import Evaluation
 from nnunet_ad.report import tables
@@ -96,7 +97,11 @@ def _subtitle(sources: Sources) -> str:
 
 
 def _evaluation(sources: Sources, absent: dict[str, str], processes: int | None, progress: bool) -> Evaluation | None:
-    if sources.predictions is None:
+    if sources.predictions is None and any((sources.folder / "validation").glob("*.tif*")):
+        absent["scores"] = (
+            f"TIFF files are not scored, as their spacing is in another file; expected one of {', '.join(ENDINGS)}."
+        )
+    elif sources.predictions is None:
         absent["scores"] = (
             "the training has no predictions of its validation cases yet; they are made at its end, or by the same "
             "nnUNetv2_train command with --val."

@@ -91,6 +91,17 @@ def test_a_changed_image_file_makes_its_case_stale(done, images):
     assert missing_cases(done, images) == [case]
 
 
+def test_the_spacing_beside_a_tiff_counts(tmp_path):
+    file = tmp_path / "u1_0000.tif"
+    file.touch()
+    assert module._spacing_file(file) == {}
+    (tmp_path / "u1.json").write_text('{"spacing": [2, 1, 1]}')
+    first = module._spacing_file(file)
+    (tmp_path / "u1.json").write_text('{"spacing": [2, 1, 1.5]}')
+    assert first["spacing"] != module._spacing_file(file)["spacing"]
+    assert module._spacing_file(tmp_path / "u1_0000.nii.gz") == {}
+
+
 @pytest.mark.parametrize("damage", ["no image", "truncated image", "no properties", "truncated properties", "foreign"])
 def test_half_written_cases_are_redone(done, images, damage):
     case = sorted(images)[0]

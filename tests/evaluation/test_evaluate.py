@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from volumes_on_disk import LEFT, LEFT_SHIFTED, RIGHT, SHAPE, SPACING, box, write_dataset, write_labels
 
 from nnunet_ad.cli.main import main
@@ -16,6 +17,7 @@ from nnunet_ad.evaluation import metrics, workers
 from nnunet_ad.evaluation.evaluate import evaluate, run_names
 from nnunet_ad.evaluation.metrics import surface_distances
 from nnunet_ad.evaluation.protocol import PAPER
+from nnunet_ad.evaluation.volumes import read_labels
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 
@@ -288,6 +290,16 @@ class TestPaperProtocol:
         assert "Protocol paper" in (data / "out" / "table.md").read_text()
         assert "Protocol paper" in capsys.readouterr().out
         assert "\npaper," in (data / "out" / "summary.csv").read_text()
+
+    def test_bitmaps_that_nnunet_wrote_are_scored(self, tmp_path):
+        labels = np.zeros((20, 20), np.uint8)
+        labels[3:9, 4:8] = 2
+        for folder in ("p", "r"):
+            (tmp_path / folder).mkdir()
+            NaturalImage2DIO().write_seg(labels[None], str(tmp_path / folder / "a.bmp"), {"spacing": (999, 1, 1)})
+        assert sitk.ReadImage(str(tmp_path / "p" / "a.bmp")).GetNumberOfComponentsPerPixel() == 3
+        np.testing.assert_array_equal(read_labels(tmp_path / "p" / "a.bmp").labels, labels)
+        assert main(["evaluate", "-p", str(tmp_path / "p"), "-r", str(tmp_path / "r"), "-o", str(tmp_path / "o")]) == 0
 
     def test_a_two_dimensional_image_is_scored(self, tmp_path):
         for folder, region in (("ref", np.s_[2:6, 2:6]), ("pred", np.s_[3:7, 2:6])):

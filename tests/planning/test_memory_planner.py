@@ -156,11 +156,21 @@ def test_an_impossible_target_is_refused(folder, target, message):
     assert not list(folder.glob("*Plans*"))
 
 
-def test_a_missing_fingerprint_says_what_to_run(folder):
+@pytest.mark.parametrize("dataset", [500, DATASET])
+def test_a_missing_fingerprint_says_what_to_run(folder, dataset):
     (folder / "dataset_fingerprint.json").unlink()
     with pytest.raises(ValueError, match="run nnUNetv2_plan_and_preprocess -d 500 first"):
-        write_memory_plans(500, 8)
+        write_memory_plans(dataset, 8)
     assert not list(folder.iterdir())
+
+
+def test_region_labels_are_refused_before_anything_is_planned(folder):
+    file = folder.parents[1] / "raw" / DATASET / "dataset.json"
+    content = json.loads(file.read_text())
+    content |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has region labels, which nnUNetTrainerAD does not train on"):
+        write_memory_plans(500, 8)
 
 
 def test_a_missing_raw_dataset_is_named(folder):
@@ -191,13 +201,15 @@ def test_existing_plans_are_left_alone(folder):
     assert (folder / "Mine.json").read_text() == "{}"
 
 
-def test_the_command_shows_both_choices_and_what_to_run_next(folder, capsys):
+@pytest.mark.parametrize("dataset", ["500", DATASET])
+def test_the_command_shows_both_choices_and_what_to_run_next(folder, capsys, dataset):
     (folder / "nnUNetPlans_2d").mkdir()
-    assert main(["plan", "-d", "500", "-gpu_memory_target", "6", "--planner", "resenc_m", "-o", "Mine"]) == 0
+    assert main(["plan", "-d", dataset, "-gpu_memory_target", "6", "--planner", "resenc_m", "-o", "Mine"]) == 0
     printed = capsys.readouterr().out
     assert "chosen" in printed and "nnU-Net's" in printed
     assert f"Written: {folder / 'Mine.json'}" in printed
     assert "nnUNetv2_preprocess -d 500 -plans_name Mine -c 3d_fullres\n" in printed
+    assert "nnUNetv2_train 500 CONFIGURATION" in printed
     assert "2D U-Net configuration" not in printed
 
 

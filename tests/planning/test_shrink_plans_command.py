@@ -42,10 +42,12 @@ def test_plans_of_others_are_not_replaced(planned, capsys):
     assert (planned / "Mine.json").read_text() == "{}"
 
 
-@pytest.mark.parametrize("dataset", ["8", "Dataset*"])
-def test_an_unplanned_dataset_says_what_to_run(planned, capsys, dataset):
+@pytest.mark.parametrize(
+    ("dataset", "number"), [("8", "8"), ("008", "8"), ("Dataset080_Eighty", "80"), ("Dataset*", "NUMBER")]
+)
+def test_an_unplanned_dataset_says_what_to_run(planned, capsys, dataset, number):
     assert _shrink(f"-d {dataset} --patch 16 16 16") == 1
-    assert f"nnUNetv2_plan_and_preprocess -d {dataset}" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"nnUNetv2_plan_and_preprocess -d {number}\n")
 
 
 def test_files_beside_the_dataset_and_a_missing_folder_are_no_trouble(planned, monkeypatch, capsys):

@@ -154,6 +154,14 @@ def test_an_unfinished_training_has_curves_alone(made, tmp_path):
     assert "Training error" in text
 
 
+def test_predictions_that_are_not_read_are_said_so(made, tmp_path):
+    for file in made.predictions.glob("*.nii.gz"):
+        file.rename(file.with_name(file.name.replace(".nii.gz", ".tif")))
+    text = visible(report(made.training, tmp_path))
+    assert "Left out: TIFF files are not scored, as their spacing is in another file; expected one of .nii.gz" in text
+    assert "no predictions of its validation cases" not in text
+
+
 def test_a_training_without_numbers_of_its_curves_shows_the_trainers_picture(made, tmp_path):
     (made.training / "progress_ad.json").unlink()
     text = visible(report(made.training, tmp_path))
