@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _number_of(dataset: str) -> str:
     """Return a dataset's number for nnU-Net's command, which takes no name."""
     match = re.match(r"(?:Dataset)?(\d+)", dataset)
-    return match.group(1).lstrip("0") if match else "NUMBER"
+    return str(int(match.group(1))) if match else "NUMBER"
 
 
 def _preprocessed_folder(dataset: str) -> Path:

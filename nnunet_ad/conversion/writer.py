@@ -5,6 +5,7 @@ interrupted run left there. With ``overwrite`` the old dataset stays until the n
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,12 @@ def check_target(dataset_id: int, name: str, overwrite: bool) -> None:
             "nnUNet_results, and nnU-Net allows one name an id; choose another id with -d"
         )
     folder = raw_folder() / folder_name
+    target = folder.resolve()
+    if folder.is_symlink() and target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK)):
+        raise ConversionError(
+            f"{folder_name} in nnUNet_raw is a link to a folder that cannot be replaced, a mounted disk or one in a "
+            "folder without permission to write; let it lead to a folder below"
+        )
     if folder.is_symlink() and not folder.exists():
         raise ConversionError(
             f"{folder_name} in nnUNet_raw is a link to a folder that is not there; make the folder (or mount its "

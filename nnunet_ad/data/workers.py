@@ -119,7 +119,7 @@ class OrderedWorkers(NonDetMultiThreadedAugmenter):
     def _check_workers(self) -> None:
         """Raise an error if a worker is gone, after an end to the others."""
         exit_codes = [worker.exitcode for worker in self._processes]
-        if any(code is not None for code in exit_codes):
+        if not exit_codes or any(code is not None for code in exit_codes):
             self._finish()
             raise WorkerKilledError(_signal_name(exit_codes))
 

@@ -19,7 +19,7 @@ from nnunet_ad.network.network import ADNetwork
 from nnunet_ad.whole_file import written_whole
 
 _WRITTEN = {"network_weights", "nnunet_ad"}  # all keys of what is written; trainings and exports have more
-_BASELINES = ("average.student.", "first.")
+_PREFIXES_OF_BASELINES = ("average.student.", "first.")
 _DECODERS = ("denoising_decoder", "difficulty_decoder", "unlabeled_decoder")
 
 
@@ -127,7 +127,7 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
 
 def _of_one_network(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return what inference uses of a baseline of two stock networks, by nnU-Net's names; others as they are."""
-    for prefix in _BASELINES:
+    for prefix in _PREFIXES_OF_BASELINES:
         if any(name.startswith(prefix) for name in weights):
             return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     return weights

@@ -189,8 +189,8 @@ def write_memory_plans(
         name: Name of the plans; ``None``: the name that nnU-Net's planner gives, and ``AD``.
 
     Raises:
-        ValueError: The target is not positive or too small, the dataset lacks its raw folder or fingerprint, its two
-            copies of the splits differ, or plans of that name exist.
+        ValueError: The target is not positive or too small, the dataset lacks its raw folder or fingerprint or has
+            region labels, its two copies of the splits differ, or plans of that name exist.
         RuntimeError: nnU-Net does not know the dataset, or one of its path variables is not set.
     """
     if not 0 < gpu_memory_target < math.inf:

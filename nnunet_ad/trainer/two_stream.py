@@ -31,6 +31,7 @@ from nnunet_ad.data.folds import (
     check_fold_exists,
     check_labeled_cases,
     check_preprocessed,
+    named_unlabeled,
 )
 from nnunet_ad.data.labeled import Grids, check_labeled
 from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, UnlabeledDataLoader
@@ -208,6 +209,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         check_copy_of_splits(self.fold, folders.preprocessed, folders.raw, self.print_to_log_file)
         labeled, val = super().get_tr_and_val_datasets()
         fold_of_dataset = f"fold {self.fold} of {self.plans_manager.dataset_name}"
+        self._refuse_labels_of_others(type(labeled), folders.preprocessed)
         grids = Grids(self.plans_manager, self.configuration_name)
         check_labeled(labeled, val, self.label_manager, grids, fold_of_dataset, self.print_to_log_file)
         self.unlabeled_dataset = prepare_unlabeled(
@@ -218,26 +220,31 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             val.identifiers,
             self.print_to_log_file,
         )
-        self._check_other_cases(folders.preprocessed, type(labeled))
+        self._point_out_unused(type(labeled), folders.preprocessed)
         for warning in domain_gap(labeled, self.unlabeled_dataset):
             self.print_to_log_file(warning)
         return labeled, val
 
-    def _check_other_cases(self, preprocessed_dataset: Path, dataset_class: type[nnUNetBaseDataset]) -> None:
-        """Look at the preprocessed labelled cases that the fold does not train or validate on."""
-        labeled = dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-        unlabeled = self.unlabeled_dataset.identifiers
-        if dataset_class is nnUNetDatasetNumpy and set(labeled) & set(unlabeled):
+    def _refuse_labels_of_others(self, dataset_class: type[nnUNetBaseDataset], preprocessed_dataset: Path) -> None:
+        """Refuse a format of which the host would unpack the labels of cases that the fold has as unlabelled."""
+        named = set() if self.fold == "all" else set(named_unlabeled(preprocessed_dataset).get(int(self.fold), ()))
+        if dataset_class is nnUNetDatasetNumpy and named & set(self._preprocessed_labeled(dataset_class)):
             raise ValueError(
                 f"fold {self.fold} has unlabelled cases in {self.preprocessed_dataset_folder}, which holds .npz files "
                 "of an earlier nnU-Net, and nnU-Net unpacks the labels of them all. Run nnUNetv2_preprocess again."
             )
+
+    def _point_out_unused(self, dataset_class: type[nnUNetBaseDataset], preprocessed_dataset: Path) -> None:
+        labeled, unlabeled = self._preprocessed_labeled(dataset_class), self.unlabeled_dataset.identifiers
         if self.fold != "all" and (others := cases_in_no_fold(labeled, unlabeled, preprocessed_dataset)):
             self.print_to_log_file(
                 f"WARNING: {len(others)} labelled case(s) are in no fold of {preprocessed_dataset / SPLITS_FILE}, as "
-                f"if annotated since: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}. Add them there, or "
-                "delete that file (and the raw dataset's) to have nnU-Net draw new folds."
+                f"if annotated since: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}. Add them there, or, "
+                "if nnU-Net drew these folds, delete that file to have new ones drawn."
             )
+
+    def _preprocessed_labeled(self, dataset_class: type[nnUNetBaseDataset]) -> list[str]:
+        return dataset_class.get_identifiers(self.preprocessed_dataset_folder)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802 (host's name)
         """As the host; without mirroring, in training and in inference, unless the configuration asks for it."""

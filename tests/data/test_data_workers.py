@@ -123,6 +123,8 @@ def test_a_worker_killed_while_it_holds_a_lock_is_noticed_and_the_others_end(sta
     with pytest.raises(WorkerKilledError, match="SIGKILL"):
         for _ in range(1000):
             next(loader)
+    with pytest.raises(WorkerKilledError):
+        next(loader)
     assert not set(processes) & set(multiprocessing.active_children())
 
 

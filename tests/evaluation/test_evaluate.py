@@ -227,6 +227,17 @@ def test_one_slice_is_scored_as_the_picture_that_it_is(data):
     assert mean["ASSD"]["mean"] == pytest.approx(expected.assd)
 
 
+def test_bitmaps_that_nnunet_wrote_are_scored(tmp_path):
+    labels = np.zeros((20, 20), np.uint8)
+    labels[3:9, 4:8] = 2
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+        NaturalImage2DIO().write_seg(labels[None], str(tmp_path / folder / "a.bmp"), {"spacing": (999, 1, 1)})
+    assert sitk.ReadImage(str(tmp_path / "p" / "a.bmp")).GetNumberOfComponentsPerPixel() == 3
+    np.testing.assert_array_equal(read_labels(tmp_path / "p" / "a.bmp").labels, labels)
+    assert main(["evaluate", "-p", str(tmp_path / "p"), "-r", str(tmp_path / "r"), "-o", str(tmp_path / "o")]) == 0
+
+
 def test_versus_tests_over_runs_where_there_are_several(data):
     shutil.copytree(data / "ref", data / "perfect")
     for name in ("first", "second"):
@@ -290,16 +301,6 @@ class TestPaperProtocol:
         assert "Protocol paper" in (data / "out" / "table.md").read_text()
         assert "Protocol paper" in capsys.readouterr().out
         assert "\npaper," in (data / "out" / "summary.csv").read_text()
-
-    def test_bitmaps_that_nnunet_wrote_are_scored(self, tmp_path):
-        labels = np.zeros((20, 20), np.uint8)
-        labels[3:9, 4:8] = 2
-        for folder in ("p", "r"):
-            (tmp_path / folder).mkdir()
-            NaturalImage2DIO().write_seg(labels[None], str(tmp_path / folder / "a.bmp"), {"spacing": (999, 1, 1)})
-        assert sitk.ReadImage(str(tmp_path / "p" / "a.bmp")).GetNumberOfComponentsPerPixel() == 3
-        np.testing.assert_array_equal(read_labels(tmp_path / "p" / "a.bmp").labels, labels)
-        assert main(["evaluate", "-p", str(tmp_path / "p"), "-r", str(tmp_path / "r"), "-o", str(tmp_path / "o")]) == 0
 
     def test_a_two_dimensional_image_is_scored(self, tmp_path):
         for folder, region in (("ref", np.s_[2:6, 2:6]), ("pred", np.s_[3:7, 2:6])):

@@ -43,7 +43,7 @@ def test_plans_of_others_are_not_replaced(planned, capsys):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "number"), [("8", "8"), ("008", "8"), ("Dataset080_Eighty", "80"), ("Dataset*", "NUMBER")]
+    ("dataset", "number"), [("8", "8"), ("008", "8"), ("Dataset080_Eighty", "80"), ("000", "0"), ("Dataset*", "NUMBER")]
 )
 def test_an_unplanned_dataset_says_what_to_run(planned, capsys, dataset, number):
     assert _shrink(f"-d {dataset} --patch 16 16 16") == 1

@@ -80,24 +80,23 @@ def read_dataset(path: Path, tags: Sequence[str] | None = None, *, pixels: bool 
     Raises:
         ConversionError: The file cannot be read or parsed.
     """
-    try:
-        with quiet():
-            dataset = pydicom.dcmread(
-                path, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
-            )
-            found = list(dataset.keys())
-            is_whole = all(_is_whole(dataset.get_item(tag)) for tag in found)
-            for _ in chain(dataset.file_meta, dataset.iterall()):
-                pass
-    except PARSER_ERRORS:
-        raise ConversionError(UNREADABLE) from None
-    if not is_whole:
-        raise ConversionError(UNREADABLE)
+    with _parsing():
+        dataset = pydicom.dcmread(
+            path, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
+        )
+        _parse(dataset)
     return dataset
 
 
-def pixel_bytes(path: Path) -> int | None:
-    """Return how many bytes of pixel data a file states, without reading them; None if compressed or if it has none.
+def read_header(path: Path, tags: Sequence[str]) -> tuple[pydicom.Dataset, int | None]:
+    """Return elements of a DICOM file as :func:`read_dataset`, and how many bytes of pixel data it states.
+
+    Args:
+        path: The file.
+        tags: Keywords of the elements to read.
+
+    Returns:
+        The elements, and the number of bytes, which are not read; None if they are compressed or if there are none.
 
     Raises:
         ConversionError: The file cannot be read or parsed.
@@ -109,12 +108,29 @@ def pixel_bytes(path: Path) -> int | None:
             lengths.append(length)
         return bool(lengths)
 
+    with _parsing(), path.open("rb") as file:
+        dataset = read_partial(file, is_reached, specific_tags=[Tag(tag) for tag in tags])
+        _parse(dataset)
+    return dataset, lengths[0] if lengths and lengths[0] != _UNDEFINED_LENGTH else None
+
+
+@contextmanager
+def _parsing() -> Iterator[None]:
     try:
-        with quiet(), path.open("rb") as file:
-            read_partial(file, is_reached, specific_tags=[_PIXEL_DATA])
+        with quiet():
+            yield
     except PARSER_ERRORS:
         raise ConversionError(UNREADABLE) from None
-    return lengths[0] if lengths and lengths[0] != _UNDEFINED_LENGTH else None
+
+
+def _parse(dataset: pydicom.Dataset) -> None:
+    """Parse every value of a dataset, and check that it is whole."""
+    found = list(dataset.keys())
+    is_whole = all(_is_whole(dataset.get_item(tag)) for tag in found)
+    for _ in chain(dataset.file_meta, dataset.iterall()):
+        pass
+    if not is_whole:
+        raise ConversionError(UNREADABLE)
 
 
 def _is_whole(element: DataElement | RawDataElement) -> bool:

@@ -3,7 +3,7 @@
 highdicom unpacks the bits, sorts the frames and fills in those that were left out because they are empty.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
@@ -67,11 +67,11 @@ def read_segmentation(path: Path, names: Collection[str] | None = None) -> Itera
         yield wanted, reduce(sitk.Or, volumes)
 
 
-def skips_empty_slices(path: Path, series: Collection[str]) -> bool:
+def skips_empty_slices(path: Path, series: str) -> bool:
     """Return whether slices of a DICOM-SEG that lie apart are slices of the image, between which others are empty.
 
-    So it is if it was drawn on one of these series (SeriesInstanceUIDs) and does not state the distance of its slices:
-    highdicom then takes the smallest one between those that are marked.
+    So it is if it was drawn on the series of the image (SeriesInstanceUID) and does not state the distance of its
+    slices: highdicom then takes the smallest one between those that are marked.
 
     Raises:
         ConversionError: The file cannot be read.
@@ -84,18 +84,20 @@ def skips_empty_slices(path: Path, series: Collection[str]) -> bool:
         for item in group.get("PixelMeasuresSequence") or []
     ]
     is_stated = any(text_of(item, "SpacingBetweenSlices") for item in measures)
-    return not is_stated and referenced_series(path) in series
+    return not is_stated and referenced_series(path) == series
 
 
-def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool, skips_empty: bool = False) -> sitk.Image:
+def place_on_grid(
+    mask: sitk.Image, grid: sitk.Image, resample: bool, skips_empty: Callable[[], bool] = lambda: False
+) -> sitk.Image:
     """Return a mask on the grid of an image.
 
     Args:
         mask: Volume of 0 and 1.
         grid: A volume on the grid of the image; its values do not matter.
         resample: Bring a mask from another lattice onto that of the image, nearest neighbour.
-        skips_empty: Where slices of the mask lie several of the grid's apart, those between are empty, see
-            :func:`skips_empty_slices`.
+        skips_empty: Called where slices of the mask lie several of the grid's apart; returns whether those between
+            are empty, see :func:`skips_empty_slices`.
 
     Returns:
         A uint8 volume on ``grid``. If the voxels of the mask are voxels of the grid, also when it covers fewer slices
@@ -111,7 +113,7 @@ def place_on_grid(mask: sitk.Image, grid: sitk.Image, resample: bool, skips_empt
     error = np.abs(offset - rounded_offset).max() + (np.abs(steps - rounded_steps) * reach).sum(axis=1).max()
     lengths = np.abs(rounded_steps).sum(axis=0)
     lengths[reach == 0] = 1  # an axis with one slice has no step of its own
-    if skips_empty and np.count_nonzero(rounded_steps[:, 2]) == 1:
+    if lengths[2] > 1 and np.count_nonzero(rounded_steps[:, 2]) == 1 and skips_empty():
         lengths[2] = 1
     placed = np.zeros(grid.GetSize()[::-1], dtype=np.uint8)
     marked_inside = []

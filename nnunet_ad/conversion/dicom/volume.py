@@ -20,9 +20,9 @@ from nnunet_ad.conversion.dicom.files import (
     PARSER_ERRORS,
     number_of,
     numbers_of,
-    pixel_bytes,
     quiet,
     read_dataset,
+    read_header,
     text_of,
 )
 from nnunet_ad.conversion.dicom.planes import Plane, order_along_normal, stack_of
@@ -51,6 +51,7 @@ _READ_TAGS = (
     "BitsAllocated",
     "PhotometricInterpretation",
     "NumberOfFrames",
+    "ModalityLUTSequence",
 )
 
 
@@ -70,9 +71,10 @@ def read_series(series: Series) -> sitk.Image:
     headers = []
     for index, file in enumerate(series.files):
         with _counted(index, len(series.files)):
-            headers.append(header := read_dataset(file, _READ_TAGS))
+            header, num_bytes = read_header(file, _READ_TAGS)
+            headers.append(header)
             _check_pixels(header)
-            _check_length(header, file)
+            _check_length(header, num_bytes)
     frames = [number_of(header, "NumberOfFrames") or 1 for header in headers]
     if max(frames) > 1:
         if len(frames) > 1:
@@ -120,6 +122,11 @@ def _check_pixels(header: pydicom.Dataset) -> None:
             "the image is in colour, expected grey values; choose the series that the scanner measured, not a picture "
             "made from it"
         )
+    if header.get("ModalityLUTSequence"):
+        raise ConversionError(
+            "the header has a table of values (ModalityLUTSequence), expected RescaleSlope and RescaleIntercept, or "
+            "none; export the series with its values in the pixels"
+        )
     if kind == "MONOCHROME1" and (number_of(header, "NumberOfFrames") or 1) == 1:
         raise ConversionError(
             "the PhotometricInterpretation is MONOCHROME1, for which the reader would invert the values, expected "
@@ -128,11 +135,11 @@ def _check_pixels(header: pydicom.Dataset) -> None:
         )
 
 
-def _check_length(header: pydicom.Dataset, file: Path) -> None:
+def _check_length(header: pydicom.Dataset, found: int | None) -> None:
     """Check that pixels that are not compressed are all there; SimpleITK would leave the others as its memory was."""
     rows, columns = _size_of(header)
     frames, bits = number_of(header, "NumberOfFrames") or 1, number_of(header, "BitsAllocated") or 0
-    found, expected = pixel_bytes(file), rows * columns * frames * bits // 8
+    expected = rows * columns * frames * bits // 8
     if found is not None and found < expected:
         raise ConversionError(
             f"the file holds {found} bytes of pixel data, expected {expected}, it may be truncated; get it again from "
@@ -219,7 +226,8 @@ def _read_multi_frame(file: Path) -> sitk.Image:
             )
         ]
         planes.append(_plane_of(parts[0], parts[1], parts[2], _size_of(dataset)))
-        factors.append((_number(parts[3], "RescaleSlope", 1.0), _number(parts[3], "RescaleIntercept", 0.0)))
+        scaling = parts[3] or dataset
+        factors.append((_number(scaling, "RescaleSlope", 1.0), _number(scaling, "RescaleIntercept", 0.0)))
     num_frames = number_of(dataset, "NumberOfFrames")
     if num_frames != len(planes):
         raise ConversionError(

@@ -8,6 +8,7 @@ and contours have names.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -219,10 +220,13 @@ class _Composition:
                 f"{num_overlapping} voxel(s) are both {name} and {other}, expected one structure a voxel; mend the "
                 "masks, or add --overlaps later, so that the later one in labels.json counts there"
             )
+        is_marked_twice = (
+            self._marked_in.setdefault(structure.number, file) != file
+            and (structure.voxels & (self._values == structure.number)).any()
+        )
+        words = f"several mask files mark the same voxels as {name}, and are united; leave out earlier versions"
         self._values[structure.voxels & (self._values <= structure.number)] = structure.number
-        if structure.voxels.any() and self._marked_in.setdefault(structure.number, file) != file:
-            return [*structure.warnings, f"several mask files mark {name}, and are united; leave out earlier versions"]
-        return list(structure.warnings)
+        return list(structure.warnings) + ([words] if is_marked_twice else [])
 
     def image(self) -> sitk.Image:
         """Return the label map.
@@ -282,7 +286,8 @@ def _read_dicom(file: Path, grid: Grid, options: MaskOptions, series: "Sequence[
     wanted = {name: number for name, number in numbers.items() if number}
     template = grid.empty_image()
     volumes = read_rtstruct(file, template, wanted) if has_contours else read_segmentation(file, wanted)
-    skips_empty = not has_contours and skips_empty_slices(file, {each.uid for each in series})
+    # The grid is that of the first channel.
+    skips_empty = cache(lambda: bool(series) and skips_empty_slices(file, series[0].uid))
     for name, volume in volumes:
         placed = volume if has_contours else place_on_grid(volume, template, options.resample, skips_empty)
         warnings = _changed(volume, placed, _name(wanted[name], options.labels))

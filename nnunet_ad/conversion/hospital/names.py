@@ -10,6 +10,7 @@ from nnunet_ad.conversion.volume_files import image_suffix
 
 MASK_WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "labelmap")
 SEPARATORS = "_-. "
+_WILDCARDS = {"*": "(.*)", "?": "(.)"}
 
 
 def composed(name: str) -> str:
@@ -34,9 +35,10 @@ def split_last_word(name: str, words: Iterable[str]) -> tuple[str, str | None]:
     >>> split_last_word("start1", ["t1"])
     ('start1', None)
     """
+    # A letter may become two whatever the case, so that the ending's length in the name is not the word's.
+    starts = {name[start:].casefold(): start for start in reversed(range(len(name)))}
     for word in sorted(words, key=len, reverse=True):
-        # A letter may become two whatever the case, so that the ending's length in the name is not the word's.
-        start = next((i for i in range(len(name)) if name[i:].casefold() == word.casefold()), None)
+        start = starts.get(word.casefold())
         if start == 0:
             return "", word
         if start is not None and name[start - 1] in SEPARATORS:
@@ -50,14 +52,26 @@ def has_word(name: str, word: str) -> bool:
 
 
 def without_fixed_parts(name: str, pattern: str) -> str:
-    """Return what the wildcards of a file name's pattern stand for, without the ending of an image file.
+    """Return what ``*`` and ``?`` of a file name's pattern stand for, without the ending of an image file.
 
     >>> without_fixed_parts("p01_pre.nii.gz", "*_pre*")
     'p01'
     """
-    for part in filter(None, re.split(r"[*?]|\[.*?\]", pattern)):
-        name = "".join(name.rpartition(part)[::2])
-    return name[: len(name) - len(image_suffix(Path(name)) or "")].strip(SEPARATORS)
+    match = re.fullmatch("".join(map(_as_expression, re.split(r"([*?]|\[.*?\])", pattern))), name)
+    if match is None:
+        return name
+    end_of_stem = len(name) - len(image_suffix(Path(name)) or "")
+    spans = [match.span(group) for group in range(1, match.re.groups + 1)]
+    return "".join(name[start : min(end, end_of_stem)] for start, end in spans).strip(SEPARATORS)
+
+
+def _as_expression(part: str) -> str:
+    """Return the regular expression of a part of a pattern: a group for ``*`` and ``?``, none for sets and letters."""
+    if part in _WILDCARDS:
+        return _WILDCARDS[part]
+    if part.startswith("[") and part.endswith("]"):
+        return f"[^{part[2:]}" if part.startswith("[!") else part
+    return re.escape(part)
 
 
 def split_mask_name(name: str, labels: Labels) -> tuple[str, str | None]:

@@ -100,14 +100,13 @@ def _frames_of(source: Source, frames: Frames) -> tuple[int | None, ...]:
     if frames is None or not files:
         return (None,)
     numbers = [num_frames(file) for file in files]
-    if len(set(numbers)) > 1:
+    if frames == "all" and len(set(numbers)) > 1:
         raise ConversionError(
             f"the channels' files have {', '.join(map(str, numbers))} volumes, expected as many in each; write those "
             "that belong together to files of their own"
         )
-    number = numbers[0]
-    if number == 1:
+    if max(numbers) == 1:
         return (None,)
     if isinstance(frames, str):
-        return tuple(range(number))
+        return tuple(range(numbers[0]))
     return frames

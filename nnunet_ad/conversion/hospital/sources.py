@@ -7,13 +7,13 @@ Three layouts are known, and may not be mixed with the first:
 ``<case>.nii.gz``            a file is a case, and ``<case>_mask.nii.gz`` its mask
 
 Files beside each other are of one case if their names are alike without the word, or what is fixed in the pattern, that
-tells channels apart; a mask found by ``--mask-pattern`` is of the case with whose name its own begins or ends.
+tells channels and masks apart.
 
 Outside ``masks/``, a file is a mask if ``--mask-pattern`` matches it; without that option, if its name is or ends with
 a word for mask (``mask``, ``seg`` …) or is a structure's in ``labels.json``, or if it is a DICOM-SEG or RTSTRUCT.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -26,7 +26,6 @@ from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import (
     MASK_WORDS,
-    SEPARATORS,
     composed,
     has_word,
     is_utf8,
@@ -276,14 +275,15 @@ def _name_of_image(entry: Path, rules: Rules) -> str:
     return split_last_word(name, rules.channels)[0] or name
 
 
-def _name_of_mask(file: Path, cases: Iterable[str], rules: Rules) -> str:
-    """Return the case of a mask that is no folder, one of these if it was found by a pattern."""
+def _name_of_mask(file: Path, cases: Collection[str], rules: Rules) -> str:
+    """Return the case of a mask that is no folder: with a pattern, that of these which is its name without the rest."""
     name = _printable(stem(file))
-    if rules.mask_pattern is not None:
-        for case in sorted(cases, key=len, reverse=True):
-            if any(name.startswith(case + each) or name.endswith(each + case) for each in SEPARATORS):
-                return case
-    return split_mask_name(name, rules.labels)[0] or name
+    case = split_mask_name(name, rules.labels)[0]
+    if rules.mask_pattern is None:
+        return case or name
+    rest = without_fixed_parts(composed(file.name), composed(rules.mask_pattern))
+    possible = (name, case, rest, split_mask_name(rest, rules.labels)[0])
+    return next((each for each in possible if each in cases), possible[-1] or name)
 
 
 def _printable(name: str) -> str:

@@ -295,14 +295,14 @@ def test_slices_apart_of_the_series_itself_stay_apart(tmp_path, series):
     write_segmentation(tmp_path / "seg.dcm", files, {"Liver": mask})
     without_spacing(tmp_path / "seg.dcm")
     uid = referenced_series(tmp_path / "seg.dcm")
-    assert segmentation.skips_empty_slices(tmp_path / "seg.dcm", [uid])
-    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", ["1.2.3"])
+    assert segmentation.skips_empty_slices(tmp_path / "seg.dcm", uid)
+    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", "1.2.3")
     (read,) = read_segmentation(tmp_path / "seg.dcm").values()
-    np.testing.assert_array_equal(array_of(place_on_grid(read, image, False, skips_empty=True)), mask)
+    np.testing.assert_array_equal(array_of(place_on_grid(read, image, False, skips_empty=lambda: True)), mask)
     with pytest.raises(ConversionError, match="another grid"):
         place_on_grid(read, image, False)
     without_spacing(tmp_path / "seg.dcm", 3 * image.GetSpacing()[2])
-    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", [uid]), "thick slices were segmented"
+    assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", uid), "thick slices were segmented"
 
 
 @pytest.mark.parametrize("lost", ["NumberOfFrames", "DimensionIndexSequence"])

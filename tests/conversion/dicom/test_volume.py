@@ -132,6 +132,25 @@ def test_bits_of_a_multi_frame_image_that_are_not_of_the_values_do_not_count(tmp
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), expected * slopes)
 
 
+def test_frames_are_rescaled_as_the_whole_file_says(tmp_path, values):
+    file = tmp_path / "enhanced.dcm"
+    write_multi_frame(file, values)
+    dataset = pydicom.dcmread(file)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        del groups.PixelValueTransformationSequence
+    dataset.RescaleSlope, dataset.RescaleIntercept = "2", "-1024"
+    dataset.save_as(file)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), values * 2 - 1024)
+
+
+def test_tables_of_values_are_refused(tmp_path, values):
+    table = pydicom.Dataset()
+    table.LUTExplanation = "made"
+    for file in write_series(tmp_path, values):
+        edit(file, ModalityLUTSequence=[table])
+    refused(tmp_path, r"has a table of values \(ModalityLUTSequence\), expected RescaleSlope")
+
+
 def test_frames_are_rescaled_by_their_own_slopes(tmp_path, values):
     file = tmp_path / "enhanced.dcm"
     write_multi_frame(file, values)

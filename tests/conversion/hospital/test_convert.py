@@ -28,7 +28,6 @@ from hospital_helpers import (
 
 from nnunet_ad.conversion.hospital import mapping as mapping_module
 from nnunet_ad.conversion.hospital import survey as survey_module
-from nnunet_ad.conversion.hospital.report import Report
 from nnunet_ad.testing.hospital_folder import write_hospital_folder
 from nnunet_ad.testing.made_dataset import write_made_dataset
 
@@ -332,7 +331,9 @@ def test_channels_with_other_numbers_of_volumes_are_told(hospital, raw, refused)
         change(folder / f"{case}.nii.gz", lambda volume: sitk.JoinSeries([volume, volume + 1], 0.0, 1.0))
         (folder / f"{case}.nii.gz").rename(folder / f"{case}_T2.nii.gz")
     words = "the channels' files have 1, 2 volumes, expected as many in each"
-    refused(convert(hospital, "--channels", "T1", "T2", "--frames", 0), "(unlabeled 1 of 3), files", words)
+    refused(convert(hospital, "--channels", "T1", "T2", "--frames", "all"), "(unlabeled 1 of 3), files", words)
+    refused(convert(hospital, "--channels", "T1", "T2", "--frames", 1), "(unlabeled 1 of 3, frame 1)", "hence no 1")
+    assert convert(hospital, "--channels", "T1", "T2", "--frames", 0, "--skip-bad") == 1, "no labelled case is good"
 
 
 def test_a_4d_file_with_a_single_volume_is_one(hospital, raw):
@@ -562,16 +563,22 @@ def test_report_among_the_cases_is_refused(folder, hospital, raw, refused):
 
 @pytest.mark.parametrize("options", [(), ("--report", "report")])
 def test_dataset_is_called_complete_if_the_report_fails_late(options, hospital, raw, tmp_path, monkeypatch, capsys):
-    def fail(report):
+    def fill_disk(file, text, encoding):
+        if "conversion_report.json" not in file.name:
+            return write_text(file, text, encoding)
+        file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
+    write_text = Path.write_text
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Report, "as_json", fail)
+    monkeypatch.setattr(Path, "write_text", fill_disk)
     assert convert(hospital, *options) == 1
     message = capsys.readouterr().err
     assert f"{NAME} is complete in nnUNet_raw, but the report cannot be written (No space" in message
     assert "name another folder with --report and add --overwrite" in message
-    assert not [file for file in files_below(tmp_path) if "report" in Path(file).name and "html" not in file]
+    assert [Path(file).name for file in files_below(tmp_path) if "report" in Path(file).name] == [
+        "conversion_report.html"
+    ]
     assert len(list((raw / NAME / "imagesTr").iterdir())) == 4
 
 

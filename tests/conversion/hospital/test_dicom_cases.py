@@ -75,7 +75,7 @@ def test_masks_that_mark_a_structure_in_two_files_are_united_with_a_warning(hosp
     write_segmentation(study / "revised.dcm", files, {"Liver new": again})
     assert convert(hospital) == 0
     printed = capsys.readouterr().err
-    assert "warning: Liver_0001 (labeled 1 of 4), mask: several mask files mark liver, and are united" in printed
+    assert "warning: Liver_0001 (labeled 1 of 4), mask: several mask files mark the same voxels as liver" in printed
     assert printed.count("warning:") == 1
     label = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
     np.testing.assert_array_equal(label, again | (make_arrays("ann")[1] > 0))

@@ -23,7 +23,7 @@ from nnunet_ad.conversion.hospital.groups import (
     untrained_structures,
 )
 from nnunet_ad.conversion.hospital.labels import read_labels
-from nnunet_ad.conversion.hospital.names import natural_key, split_last_word
+from nnunet_ad.conversion.hospital.names import natural_key, split_last_word, without_fixed_parts
 from nnunet_ad.conversion.hospital.sources import Source
 
 
@@ -309,6 +309,21 @@ def test_a_structure_may_name_a_source_twice_and_the_file_may_begin_with_a_mark(
     (tmp_path / "labels.json").write_text(json.dumps(content), encoding="utf-8-sig")
     labels = read_labels(tmp_path / "labels.json")
     assert [labels.number_of([name]) for name in ("LIVER", "a", "b")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "rest"),
+    [
+        ("p01_T1.nii.gz", "*_T1.*", "p01"),
+        ("p01_a1.nii.gz", "*_[a]1.nii.gz", "p01"),
+        ("p01_b1.nii.gz", "*_[!a]1*", "p01"),
+        ("T1-p01.mha", "T1-*", "p01"),
+        ("p01_pre_2.nii", "*_pre_?.nii", "p012"),
+        ("other.nii", "p*", "other.nii"),
+    ],
+)
+def test_what_the_wildcards_of_a_pattern_stand_for(name, pattern, rest):
+    assert without_fixed_parts(name, pattern) == rest
 
 
 def test_words_of_names():

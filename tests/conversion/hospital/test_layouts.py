@@ -20,9 +20,10 @@ def relayout(hospital, image_name, mask_name):
     folder = hospital / "labeled"
     for case in CASES["labeled"]:
         for kind, pattern in (("images", image_name), ("masks", mask_name)):
-            target = folder / pattern.format(case)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (folder / kind / f"{case}.nii.gz").rename(target)
+            source = folder / kind / f"{case}.nii.gz"
+            write(sitk.ReadImage(str(source)), folder / pattern.format(case))
+            if source != folder / pattern.format(case):
+                source.unlink()
     for kind in ("images", "masks"):
         if (folder / kind).is_dir() and not any((folder / kind).iterdir()):
             (folder / kind).rmdir()
@@ -48,7 +49,9 @@ def assert_first_label(raw, expected=None):
         ("{0}/mask_free_mr_seg.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*")),
         ("{0}/mr.nii.gz", "{0}/roi.nii.gz", ("--mask-pattern", "roi.*", "--image-pattern", "mr.*")),
         ("{0}.nii.gz", "{0}_roi.nii.gz", ("--mask-pattern", "*_roi.nii.gz")),
-        ("{0}.nii.gz", "by ms {0}.nii.gz", ("--mask-pattern", "by*")),
+        ("{0}.nii.gz", "by ms {0}.nii.gz", ("--mask-pattern", "by ms *")),
+        ("{0}.nii.gz", "{0}_liver_roi.nii.gz", ("--mask-pattern", "*_roi*")),
+        ("{0}.nii.gz", "{0}.nrrd", ("--mask-pattern", "*.nrrd")),
         ("{0}/mr.nii.gz", "{0}_roi.nii.gz", ("--mask-pattern", "*_roi.*")),
     ],
 )
@@ -150,12 +153,19 @@ def test_ambiguous_files_are_listed_with_the_way_to_say_it(hospital, raw, refuse
     assert convert(hospital, "--image-pattern", "mr*") == 0
 
 
-def test_the_longest_case_that_a_mask_found_by_a_pattern_is_called_like_is_its_case(hospital, raw):
-    relayout(hospital, "{0}.nii.gz", "{0}_roi.nii.gz")
+@pytest.mark.parametrize(
+    ("mask_name", "pattern"), [("{0}_roi.nii.gz", "*_roi.nii.gz"), ("{0}_seg.nii.gz", "*_seg*"), ("{0}.nrrd", "*.nrrd")]
+)
+def test_a_mask_is_never_that_of_a_case_whose_name_its_own_only_begins_with(mask_name, pattern, hospital, raw, refused):
+    relayout(hospital, "{0}.nii.gz", mask_name)
     for file in (hospital / "labeled").glob("bob*"):
         file.rename(file.with_name(file.name.replace("bob", "ann_2")))
-    assert convert(hospital, "--mask-pattern", "*_roi.nii.gz") == 0
+    assert convert(hospital, "--mask-pattern", pattern) == 0
     assert_first_label(raw)
+    shutil.rmtree(raw / NAME)
+    (hospital / "labeled" / mask_name.format("ann")).unlink()
+    (hospital / "labeled" / "ann_2.nii.gz").unlink()
+    refused(convert(hospital, "--mask-pattern", pattern), "Liver_0001", "no mask")
 
 
 def test_channels_beside_each_other_told_apart_by_patterns(hospital, raw):
@@ -165,8 +175,10 @@ def test_channels_beside_each_other_told_apart_by_patterns(hospital, raw):
             if (file := hospital / folder / f"{case}.nii.gz").is_file():
                 shutil.copy(file, file.with_name(f"{case}_pre.nii.gz"))
                 change_voxels(file.rename(file.with_name(f"{case}_post.nii.gz")), lambda voxels: voxels + 1)
-    assert convert(hospital, "--channels", "T1=*_pre.nii.gz", "T2=*_post*") == 0
-    assert len(list((raw / NAME / "imagesTr").iterdir())) == 8
+    assert convert(hospital, "--channels", "T1=*_pre.*", "T2=*_post*") == 0
+    for channel in (0, 1):
+        image = sitk.GetArrayFromImage(written(raw, f"imagesTr/Liver_0001_000{channel}.nii.gz"))
+        np.testing.assert_array_equal(image, make_arrays("ann")[0] + channel)
     assert_first_label(raw)
 
 
