@@ -229,6 +229,31 @@ def test_channels_from_several_series(hospital, raw):
     np.testing.assert_array_equal(found, 2 * make_arrays("ann")[0] + 1)
 
 
+def test_a_segmentation_of_another_channel_is_resampled_whole(hospital, raw):
+    """Its slices are not those of the first channel, whose grid counts."""
+    for role, cases in CASES.items():
+        for case in cases:
+            fine = np.repeat(2 * make_arrays(case)[0] + 1, 2, axis=0)
+            fine[1::2] += 1
+            spacing = (*SPACING[:2], SPACING[2] / 2)
+            write_series(hospital / role / case / "b", fine, spacing, ORIGIN, description="T2 tse", modality="MR")
+    labels = {"liver": {"sources": ["Liver*"]}, "background": {"sources": ["*"]}}
+    (hospital / "labels.json").write_text(json.dumps(labels))
+    study = hospital / "labeled" / "ann" / "study"
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[3:6, 3:8, 2:6] = 1
+    write_segmentation(study / "masks.dcm", sorted((study / "series 2").iterdir()), {"Liver": mask})
+    dataset = pydicom.dcmread(study / "masks.dcm")
+    for item in dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence:
+        item.pop("SpacingBetweenSlices", None)
+    dataset.save_as(study / "masks.dcm")
+    options = ("--channels", "T2", "CT", "--series-description", "T2", "made", "--resample-channels")
+    assert convert(hospital, *options, "--resample-masks", "--skip-bad") == 0  # contours are not resampled
+    found = sitk.GetArrayFromImage(written(raw, "labelsTr/Liver_0001.nii.gz"))
+    (marked,) = np.nonzero(found.any(axis=(1, 2)))
+    assert len(marked) >= 5 and (np.diff(marked) == 1).all()
+
+
 def set_patients(hospital, patients):
     """Write the elements of a patient into the headers of cases."""
     for case, elements in patients.items():
