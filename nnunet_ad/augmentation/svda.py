@@ -21,6 +21,8 @@ from nnunet_ad.config import ADConfig
 SPATIAL = ("rotation", "scaling")
 OPERATIONS = (*SPATIAL, "blur", "brightness", "contrast", "gamma")
 _SCALING = (0.7, 1.4)  # nnU-Net's range, as are those below
+_LARGEST_BLUR_RADIUS = 3  # of the kernel in voxels, for sigmas up to 1
+_NO_BLUR = 0.01  # a sigma whose kernel is one voxel
 
 
 class SVDA(BasicTransform):
@@ -124,7 +126,7 @@ def _intensity_operations() -> dict[str, BasicTransform]:
         # No benchmark as in nnU-Net: how it blurs would depend on how busy the machine is, and two runs would differ.
         # For kernels as small as these the plain convolution, which remains, is several times as fast as by FFT.
         "blur": GaussianBlurTransform(
-            blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False, p_per_channel=1, benchmark=False
+            blur_sigma=_blur_sigma, synchronize_channels=False, synchronize_axes=False, p_per_channel=1, benchmark=False
         ),
         "brightness": MultiplicativeBrightnessTransform(
             multiplier_range=BGContrast((0.75, 1.25)), synchronize_channels=False, p_per_channel=1
@@ -140,3 +142,12 @@ def _intensity_operations() -> dict[str, BasicTransform]:
             p_retain_stats=1,
         ),
     }
+
+
+def _blur_sigma(shape: Sequence[int], dim: int) -> float:
+    """Return nnU-Net's sigma for one axis of an image (C, *spatial), in voxels.
+
+    Patches that are too thin to be padded by reflection, as those of a few slices, are not blurred across.
+    """
+    sigma = np.random.uniform(0.5, 1.0)
+    return sigma if shape[dim] > _LARGEST_BLUR_RADIUS else _NO_BLUR

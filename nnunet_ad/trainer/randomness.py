@@ -26,6 +26,7 @@ class Stream(IntEnum):
     TRAINING_STEP = 2
     VALIDATION_BATCH = 3
     VALIDATION_STEP = 4
+    SNAPSHOT = 5
 
 
 def choose_seed() -> int:
@@ -56,7 +57,7 @@ def seed_everything(seed: int, rank: int, stream: Stream, number: int) -> int:
         seed: Of the training.
         rank: Of the process, in distributed training.
         stream: What draws.
-        number: Of the iteration, counted over all epochs.
+        number: Of the iteration, counted over all epochs; of a snapshot, its epoch.
 
     Returns:
         A seed for a generator of one's own.

@@ -68,7 +68,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         self.seconds_between_checkpoints = 60 * (_CHECKPOINT_MINUTES if minutes is None else minutes)
         self.seed = randomness.choose_seed()
         self.generator = torch.Generator(self.device)
-        self.generator.manual_seed(seed_everything(self.seed, self.local_rank, Stream.TRAINING_STEP, 0))
+        self.seed_step(Stream.TRAINING_STEP, 0)
         seed_everything(self.seed, 0, Stream.WEIGHTS, 0)
         self.train_outputs: list[dict] = []
         self.val_outputs: list[dict] = []
@@ -139,10 +139,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         """Take the steps of an epoch that are missing in its outputs."""
         for i in range(len(outputs), number):
             batch = next(batches)
-            iteration = self.current_epoch * number + i
-            self.generator.manual_seed(seed_everything(self.seed, self.local_rank, stream, iteration))
+            self.seed_step(stream, self.current_epoch * number + i)
             outputs.append(step(batch))
             self.between_iterations([*batch.get("keys", ()), *batch.get("unlabeled_keys", ())])
+
+    def seed_step(self, stream: Stream, number: int) -> None:
+        """Seed everything that draws in one step of a stream, the trainer's own generator as well."""
+        self.generator.manual_seed(seed_everything(self.seed, self.local_rank, stream, number))
 
     def between_iterations(self, cases: Collection[str] = ()) -> None:
         """Write a checkpoint if it is time for one; stop if something asks for it. All ranks do so together.

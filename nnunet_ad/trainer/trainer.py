@@ -25,6 +25,7 @@ from nnunet_ad.trainer import snapshots
 from nnunet_ad.trainer.measures import Overlap, agreement, dice_by_t, joint_norm, overlap
 from nnunet_ad.trainer.precision import forward_precision
 from nnunet_ad.trainer.processes import add_over_processes_
+from nnunet_ad.trainer.randomness import Stream
 from nnunet_ad.trainer.semi_supervised import nnUNetTrainerSemiSupervised
 
 
@@ -335,6 +336,7 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
 
     @torch.no_grad()
     def _write_snapshot(self) -> None:
+        self.seed_step(Stream.SNAPSHOT, self.current_epoch)
         case, x_u = snapshots.central_patch(self.unlabeled_dataset, self.configuration_manager.patch_size)
         # as many patches as a batch has: torch.compile would compile all parts anew for another number
         (image,) = self.to_device(x_u.repeat(self.batch_size, *[1] * (x_u.ndim - 1)))

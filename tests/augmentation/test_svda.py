@@ -76,6 +76,18 @@ def test_each_operation_changes_the_image_and_only_spatial_ones_the_label(name):
     assert same_label == (name not in ("rotation", "scaling"))
 
 
+@pytest.mark.parametrize("slices", [1, 2, 3, 4])
+def test_patches_of_a_few_slices_are_blurred_within_them(slices):
+    np.random.seed(0)
+    size, svda = (slices, 16, 16), SVDA((slices, 12, 12), ROTATION, 1)
+    for _ in range(20):
+        data = sample(size)
+        data["image"][:] = torch.arange(slices)[:, None, None]  # blurring within slices changes nothing
+        out = svda.apply(data, operations=frozenset(["blur"]))["image"]
+        expected = torch.arange(slices).expand(2, 12, 12, slices).movedim(-1, 1).float()
+        assert torch.allclose(out, expected, atol=1e-5) == (slices < 4)
+
+
 @pytest.mark.parametrize("slice_wise", [False, True])
 @pytest.mark.parametrize("operations", [{"rotation"}, {"scaling"}, {"rotation", "scaling"}])
 def test_image_and_label_are_turned_and_scaled_alike(operations, slice_wise):

@@ -87,6 +87,21 @@ def test_equal_methods_do_not_differ():
     assert paired_wilcoxon(scores(1, 2, INF), scores(1, 2, INF)).p_value == 1.0
 
 
+@pytest.mark.parametrize(("better", "equal"), [(1, 15), (3, 15), (5, 8), (5, 9), (6, 60)])
+def test_ties_do_not_make_a_difference_surer(better, equal):
+    test = paired_wilcoxon(scores(*range(1, better + 1), *[0] * equal), scores(*[0] * (better + equal)))
+    assert test.p_value == pytest.approx(2 * 0.5**better), "the exact p of so many cases that all are better"
+    assert test.num_cases == better + equal
+
+
+def test_the_last_bit_of_a_mean_is_no_difference():
+    values = np.array([1.6, 3.7, 2.1651, 1.7678] * 5)[None, :, None]
+    three_runs = np.repeat(values, 3, axis=0)
+    assert (three_runs.mean(axis=0) != values[0]).any()
+    test = paired_wilcoxon(three_runs, values)
+    assert (test.median_difference, test.p_value) == (0, 1)
+
+
 def test_swapping_the_methods_swaps_the_sign():
     ours, other = scores(1, 2, 4, 8, 3), scores(2, 4, 4.5, 9, 1)
     there, back = paired_wilcoxon(ours, other), paired_wilcoxon(other, ours)

@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
@@ -87,6 +88,11 @@ def latest(trainer) -> Path:
     return Path(trainer.output_folder) / checkpoints.LATEST
 
 
+def snapshots_of(trainer) -> dict[str, bytes]:
+    files = sorted((Path(trainer.output_folder) / "snapshots").iterdir())
+    return {file.name: b"".join(value.tobytes() for value in np.load(file).values()) for file in files}
+
+
 def state_of(trainer) -> dict[str, torch.Tensor]:
     momentum = trainer.optimizer.state_dict()["state"]
     return {
@@ -108,7 +114,7 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
 )
 def test_a_continued_training_is_the_uninterrupted_one(uninterrupted, make_trainer, monkeypatch, stops, workers):
     monkeypatch.setenv("nnUNet_n_proc_DA", workers)
-    losses = []
+    losses, expected_snapshots = [], snapshots_of(uninterrupted)
     for i, stop in enumerate([*stops, 1000]):
         random.seed(i)  # whatever state the process begins with
         trainer = make_trainer(Watched)
@@ -126,6 +132,7 @@ def test_a_continued_training_is_the_uninterrupted_one(uninterrupted, make_train
     assert json.dumps(trainer.curves) == json.dumps(uninterrupted.curves)
     for name in ("train_losses", "val_losses", "ema_fg_dice", "lrs"):
         assert trainer.logger.get_value(name, None) == uninterrupted.logger.get_value(name, None)
+    assert snapshots_of(trainer) == expected_snapshots
     assert trainer._best_ema == uninterrupted._best_ema
     names = {file.name for file in Path(trainer.output_folder).glob("checkpoint_*")}
     assert names == {"checkpoint_best.pth", "checkpoint_final.pth"}
