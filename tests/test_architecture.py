@@ -15,25 +15,23 @@ REPOSITORY = PACKAGE.parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 PURE = {"diffusion", "difficulty", "pseudo_label", "losses", "distillation", "config"}
-WHOLE_FILE = {"whole_file"}
+LEAVES = {"whole_file", "worker_processes"}
 # What the first part of a module's name may import from this package, apart from its own part.
 LAYERS = {
     **dict.fromkeys(PURE, PURE),
     "registration": set(),
-    "whole_file": set(),
+    **dict.fromkeys(LEAVES, LEAVES),
     "diagnosis": {"registration"},
 }
 MIDDLE = {"data", "augmentation", "network", "planning", "evaluation", "conversion", "testing"}
-LAYERS |= dict.fromkeys(MIDDLE, MIDDLE | PURE | WHOLE_FILE)
-LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE | WHOLE_FILE
-LAYERS["ranking"] = {"data", "network", "trainer"} | PURE | WHOLE_FILE
-LAYERS["model_sharing"] = {"network"} | PURE | WHOLE_FILE
+LAYERS |= dict.fromkeys(MIDDLE, MIDDLE | PURE | LEAVES)
+LAYERS["trainer"] = MIDDLE - {"testing", "conversion"} | PURE | LEAVES
+LAYERS["ranking"] = {"data", "network", "trainer"} | PURE | LEAVES
+LAYERS["model_sharing"] = {"network"} | PURE | LEAVES
 LAYERS["external_trainers"] = {"trainer"}
-LAYERS["report"] = {"evaluation"} | WHOLE_FILE
+LAYERS["report"] = {"evaluation"} | LEAVES
 LAYERS["train"] = {"network", "trainer"}
-LAYERS["cli"] = (
-    MIDDLE | PURE | WHOLE_FILE | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
-)
+LAYERS["cli"] = MIDDLE | PURE | LEAVES | {"diagnosis", "model_sharing", "ranking", "registration", "report", "trainer"}
 
 
 def _imported_modules(path):

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -32,6 +32,7 @@ from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.folds import UNLABELED_IMAGES
 from nnunet_ad.data.images import num_channels
 from nnunet_ad.whole_file import LEFT_OVERS, written_whole
+from nnunet_ad.worker_processes import leave_the_end_to_the_parent
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
@@ -100,6 +101,7 @@ def preprocess_unlabeled(
     images: Mapping[str, Sequence[Path]],
     num_processes: int = default_num_processes,
     log: Callable[[str], None] = print,
+    between_cases: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Preprocess whatever is missing of ``images``; return the cases done now.
 
@@ -111,6 +113,8 @@ def preprocess_unlabeled(
         images: Image files of each case, one a channel.
         num_processes: Worker processes.
         log: Takes a line if another process does the work.
+        between_cases: Called before the first case, after each, and now and then while another process does the work;
+            an error that it raises ends the work.
 
     Raises:
         ValueError: If a case cannot be read or preprocessed; names it.
@@ -119,39 +123,48 @@ def preprocess_unlabeled(
     if not missing_cases(preprocessing, images):
         return []
     preprocessing.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(preprocessing.folder.with_name(preprocessing.folder.name + ".lock"), log):
+    between_cases()
+    with _one_at_a_time(preprocessing.folder.with_name(preprocessing.folder.name + ".lock"), log, between_cases):
         todo = missing_cases(preprocessing, images)
         preprocessing.folder.mkdir(exist_ok=True)
         for file in preprocessing.folder.glob(LEFT_OVERS):
             file.unlink()
         jobs = [(preprocessing, case, [str(file) for file in images[case]]) for case in todo]
-        for _ in tqdm(_run(jobs, num_processes), total=len(jobs), desc="Preprocessing unlabelled cases"):
-            pass
+        with closing(_run(jobs, num_processes)) as done:
+            for _ in tqdm(done, total=len(jobs), desc="Preprocessing unlabelled cases"):
+                between_cases()
     return todo
 
 
 @contextmanager
-def _one_at_a_time(lock_file: Path, log: Callable[[str], None]) -> Iterator[None]:
+def _one_at_a_time(lock_file: Path, log: Callable[[str], None], while_waiting: Callable[[], None]) -> Iterator[None]:
     """Hold a lock; where the file system knows none, a file stands for it, which a killed process leaves behind."""
     lock = FileLock(lock_file)
-    try:
-        try:
-            lock.acquire(timeout=_PATIENCE)
-        except Timeout:
-            log(
-                "Waiting for another process, which preprocesses unlabelled cases of this dataset. If there is none, "
-                f"on no other machine either, delete {lock_file}."
-            )
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise RuntimeError(
-            f"{lock_file} cannot be locked ({error}), and two trainings could spoil each other's files. Look at the "
-            "permissions of the folder, mount its file system with locks, or set another nnUNet_preprocessed."
-        ) from error
+    if not _is_acquired(lock, _PATIENCE):
+        log(
+            "Waiting for another process, which preprocesses unlabelled cases of this dataset. If there is none, "
+            f"on no other machine either, delete {lock_file}."
+        )
+        while_waiting()
+        while not _is_acquired(lock, seconds=1.0):
+            while_waiting()
     try:
         yield
     finally:
         lock.release()
+
+
+def _is_acquired(lock: FileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        raise RuntimeError(
+            f"{lock.lock_file} cannot be locked ({error}), and two trainings could spoil each other's files. Look at "
+            "the permissions of the folder, mount its file system with locks, or set another nnUNet_preprocessed."
+        ) from error
+    return True
 
 
 def _run(jobs: list, num_processes: int) -> Iterator[None]:
@@ -160,7 +173,7 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
         return
     spawn = multiprocessing.get_context("spawn")
     # Unlike multiprocessing.Pool, this notices a worker that was killed.
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(min(num_processes, len(jobs)), spawn, leave_the_end_to_the_parent) as pool:
         futures = [pool.submit(_preprocess_case, job) for job in jobs]
         try:
             for future in as_completed(futures):

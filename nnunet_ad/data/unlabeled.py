@@ -96,6 +96,7 @@ def prepare_unlabeled(
     val: Sequence[str],
     log: Log,
     apart: Path | None = None,
+    between_cases: Callable[[], None] = lambda: None,
 ) -> UnlabeledDataset:
     """Return the unlabelled cases of a fold as a dataset, preprocessing first what is missing or stale.
 
@@ -110,6 +111,7 @@ def prepare_unlabeled(
         log: Takes each line for the user.
         apart: Folder for all of the cases where other plans made one of those that lie there, which other trainings may
             be reading; ``None`` makes these anew.
+        between_cases: See :func:`nnunet_ad.data.preprocessing.preprocess_unlabeled`.
 
     Raises:
         ValueError: If the fold has no unlabelled case, names unknown or doubly used ones, or if a case can't be read.
@@ -146,7 +148,7 @@ def prepare_unlabeled(
                 f"{len(others)} unlabelled case(s) are preprocessed by other plans: all are preprocessed apart for now."
             )
             preprocessing = replace(preprocessing, folder=apart)
-        done = preprocess_unlabeled(preprocessing, images, log=log)
+        done = preprocess_unlabeled(preprocessing, images, log=log, between_cases=between_cases)
         remember_images(preprocessing, raw, in_folder)
         log(f"Preprocessed {len(done)} unlabelled case(s) now, {len(cases) - len(done)} were there already.")
     return UnlabeledDataset(preprocessing.folder, cases, preprocessing.keeps_mask)

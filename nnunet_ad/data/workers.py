@@ -6,15 +6,15 @@ where a batch does not fit into shared memory; these send it to the training pro
 
 import atexit
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from queue import Empty
 
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+
+from nnunet_ad.worker_processes import leave_the_end_to_the_parent
 
 _ERROR = "error of a worker"
 
@@ -63,11 +63,9 @@ class NumberedBatches:
         return {**next(self.loader), "number": number}
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called once in each worker: leave it to the training process, and to its end, to end the worker."""
+        """Called once in each worker."""
         self.loader.set_thread_id(thread_id)
-        for number in (signal.SIGTERM, signal.SIGINT):  # they often go to all processes of a job at once
-            signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        leave_the_end_to_the_parent()
 
 
 class OrderedWorkers(NonDetMultiThreadedAugmenter):
@@ -160,11 +158,3 @@ class _Reporting:
 def _signal_name(exit_codes: Sequence[int | None]) -> str | None:
     fatal = [-code for code in exit_codes if code is not None and code < 0]
     return signal.Signals(fatal[0]).name if fatal else None
-
-
-def _end_with_parent() -> None:
-    """Kill this process when its parent is gone, or it would go on for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

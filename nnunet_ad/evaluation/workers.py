@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
+from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+
 MAX_DEFAULT_PROCESSES = 8
 START_UP_SECONDS = 0.5  # to start a process and import what scoring needs; a short job is done before that
 
@@ -82,7 +84,8 @@ class Workers:
         if not items:
             return []
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes - 1, mp_context=multiprocessing.get_context("spawn"))
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.processes - 1, spawn, initializer=leave_the_end_to_the_parent)
         others = _OtherProcesses(self._pool, function, items)
         results: dict[int, Result] = {}
         already_counted = bar.n

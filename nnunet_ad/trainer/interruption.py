@@ -53,6 +53,11 @@ class Interruption:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
+    def forget_pauses(self) -> None:
+        """Learn anew how long iterations take; what came before were none."""
+        self._asked = None
+        self._pauses.clear()
+
     def reason(self) -> str | None:
         """Return why to stop now; to be asked between any two iterations, because it learns how long they take."""
         now = time.monotonic()

@@ -1,5 +1,6 @@
 """nnU-Net's training loop, made so that a training may end at any moment and be continued, or repeated, exactly."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -31,6 +32,7 @@ from nnunet_ad.trainer.processes import own_device
 from nnunet_ad.trainer.randomness import Stream, seed_everything
 
 CHECKPOINT_VARIABLE = "NNUNET_AD_CHECKPOINT_MINUTES"
+VALIDATION = "validation"  # nnU-Net's folder for predictions and scores of a fold's validation cases
 _CHECKPOINT_MINUTES = 9.0  # with the iteration that has begun, less than ten minutes of work are lost
 
 
@@ -95,10 +97,12 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if self.is_ddp:
             self._ranks = distributed.new_group(backend="gloo")  # asking it needs no synchronisation with the device
         try:
-            self.on_train_start()
             with self.interruption:
+                self.on_train_start()
+                self.interruption.forget_pauses()
                 self._last_checkpoint = time.monotonic()
-                self._set_another_training_aside()
+                self.set_another_training_aside()
+                self._say_if_nothing_is_left()
                 while self.current_epoch < self.num_epochs:
                     self._run_epoch()
                     self.between_iterations()
@@ -109,15 +113,23 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             for workers in self._workers:
                 workers._finish()
 
-    def _set_another_training_aside(self) -> None:
+    def set_another_training_aside(self) -> None:
         """At the beginning of a training, see to it that ``--c`` goes on with it and not with another in its folder."""
-        if self.current_epoch > 0 or self.train_outputs or self._latest_is_of_this_run:
+        begins = self.current_epoch == 0 and not self.train_outputs and not self._latest_is_of_this_run
+        if self.local_rank != 0 or not begins or self.disable_checkpointing:
             return
-        names = (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)
-        found = any((Path(self.output_folder) / name).exists() for name in names)
-        if in_any_rank(self.local_rank == 0 and found and not self.disable_checkpointing, self._ranks):
+        folder = Path(self.output_folder)
+        if any((folder / name).exists() for name in (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)):
             self._supersede(checkpoints.LATEST)
-            self.save_latest_checkpoint()
+            self._write_checkpoint(folder / checkpoints.LATEST, self.current_epoch, running_epoch=[])
+            self._latest_is_of_this_run = True
+
+    def _say_if_nothing_is_left(self) -> None:
+        if self.current_epoch >= self.num_epochs:
+            self.print_to_log_file(
+                f"NOTE: the training in this folder has ended, after {self.current_epoch} epochs. Nothing is trained, "
+                "only the validation is repeated. Without --c a new training begins."
+            )
 
     def _run_epoch(self) -> None:
         self.on_epoch_start()
@@ -167,10 +179,16 @@ class nnUNetTrainerResumable(nnUNetTrainer):
     def _is_asked_to_stop(self) -> bool:
         return in_any_rank(self.interruption.reason() is not None, self._ranks)
 
-    def _stop(self, where: str, checkpoint: str) -> NoReturn:
+    def between_preparations(self) -> None:
+        """Stop if something asks for it, while one process prepares data and the others wait for it."""
+        self.set_another_training_aside()
+        if self.interruption.reason() is not None:
+            self._stop("while data were prepared", None)
+
+    def _stop(self, where: str, checkpoint: str | None) -> NoReturn:
         reason = self.interruption.reason() or "another process of this training"
-        written = f"{checkpoint} is written. The same command with --c continues."
-        if self.disable_checkpointing:
+        written = f"{checkpoint or 'what was done'} is written. The same command with --c continues."
+        if checkpoint is not None and self.disable_checkpointing:
             written = "no checkpoint is written (--disable_checkpointing): what was trained since the start is lost."
         self.print_to_log_file(f"Stopped by {reason} {where}; {written} Exit code {EXIT_CODE}.")
         raise TrainingInterruptedError
@@ -247,17 +265,21 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if file.name == checkpoints.LATEST:
             if not keep_previous:
                 file.with_name(checkpoints.PREVIOUS).unlink(missing_ok=True)
-            self._supersede(checkpoints.FINAL)
+            if self._supersede(checkpoints.FINAL):
+                self._supersede(VALIDATION)
 
-    def _supersede(self, name: str) -> None:
+    def _supersede(self, name: str) -> bool:
         file = Path(self.output_folder) / name
-        if self.local_rank == 0 and file.exists():
+        found = self.local_rank == 0 and file.exists()
+        if found:
             other = checkpoints.superseded(file)
+            shutil.rmtree(other, ignore_errors=True)  # a folder can't be replaced
             file.replace(other)
             self.print_to_log_file(
                 f"NOTE: {file} was of another training, or of this one before it was prolonged. It is {other.name} "
                 "now, and is removed when this training has ended. To keep it, stop this one and rename it back."
             )
+        return found
 
     def _running_epoch(self) -> list[dict]:
         """Return, in rank 0, what each rank has gathered in the running epoch."""
@@ -320,7 +342,22 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             folder = Path(self.output_folder)
             for file in (folder / checkpoints.FINAL, folder / checkpoints.LATEST):
                 checkpoints.superseded(file).unlink(missing_ok=True)
+            shutil.rmtree(checkpoints.superseded(folder / VALIDATION), ignore_errors=True)
             (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As the host, without what an earlier fold of this number left there, which it would score as well."""
+        if self.local_rank == 0:
+            self._remove_cases_of_other_folds(Path(self.output_folder) / VALIDATION)
+        super().perform_actual_validation(save_probabilities)
+
+    def _remove_cases_of_other_folds(self, validation: Path) -> None:
+        _, cases = self.do_split()
+        (validation / "summary.json").unlink(missing_ok=True)
+        for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
+            for file in validation.glob(f"*{ending}"):
+                if file.name.removesuffix(ending) not in cases:
+                    file.unlink()
 
     def _end_elsewhere(self) -> None:
         """End as the host, which would remove another training's ``checkpoint_latest.pth`` from the results folder."""

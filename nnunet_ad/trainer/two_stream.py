@@ -219,6 +219,7 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
             labeled.identifiers,
             val.identifiers,
             self.print_to_log_file,
+            between_cases=self.between_preparations,
         )
         self._point_out_unused(type(labeled), folders.preprocessed)
         for warning in domain_gap(labeled, self.unlabeled_dataset):

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from planned_dataset import DATASET
 
 from nnunet_ad.cli.main import main
 from nnunet_ad.config import ADConfig
+from nnunet_ad.data import preprocessing
 from nnunet_ad.trainer import checkpoints, nnUNetTrainerAD
 from nnunet_ad.trainer.interruption import EXIT_CODE, TrainingInterruptedError
 
@@ -248,6 +251,82 @@ def test_a_new_training_is_continued_and_not_the_finished_one_before_it(make_tra
     continued.run_training()
     assert seed_in(folder / checkpoints.FINAL) == 2
     assert {file.name for file in folder.glob("*.pth")} == {checkpoints.FINAL, checkpoints.BEST}
+
+
+def test_a_new_training_that_stopped_while_data_were_prepared_is_continued(make_trainer, dataset, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_SEED", "1")
+    make_trainer(Watched).run_training()
+    image = next((dataset / "nnUNet_raw" / DATASET / "imagesUnlabeled").iterdir())
+    content = image.read_bytes()
+    image.write_bytes(content[:1000])
+    monkeypatch.setenv("NNUNET_AD_SEED", "2")
+    with pytest.raises(ValueError, match="truncated"):
+        make_trainer(Watched).run_training()
+    image.write_bytes(content)
+    continued = resumed(make_trainer(Watched))
+    assert (continued.seed, continued.current_epoch) == (2, 0)
+    continued.run_training()
+    assert seed_in(Path(continued.output_folder) / checkpoints.FINAL) == 2
+
+
+def test_a_signal_ends_the_preparation_of_data_after_the_running_case(make_trainer, dataset, monkeypatch):
+    for file in (dataset / "nnUNet_raw" / DATASET / "imagesUnlabeled").iterdir():
+        os.utime(file, (1, 1))
+    signals, prepared = [signal.SIGTERM], []
+
+    def run(jobs, _):
+        for job in jobs:
+            for number in signals:
+                os.kill(os.getpid(), number)
+            prepared.append(job[1])
+            yield preprocessing._preprocess_case(job)
+
+    monkeypatch.setattr(preprocessing, "_run", run)
+    trainer = make_trainer(Watched)
+    with pytest.raises(SystemExit) as raised:
+        trainer.run_training()
+    assert raised.value.code == EXIT_CODE
+    assert len(prepared) == 1
+    log = Path(trainer.log_file).read_text()
+    assert "Stopped by SIGTERM while data were prepared; what was done is written" in log
+    signals.clear()
+    resumed(make_trainer(Watched)).run_training()
+    assert sorted(prepared) == ["Made_003", "Made_004", "Made_005"]
+
+
+def test_continuing_what_has_ended_is_pointed_out(make_trainer):
+    make_trainer(Watched).run_training()
+    continued = resumed(make_trainer(Watched))
+    continued.run_training()
+    assert "has ended, after 2 epochs. Nothing is trained" in Path(continued.log_file).read_text()
+
+
+def test_what_another_training_validated_does_not_stay_beside_a_new_one(make_trainer):
+    finished = make_trainer(Watched)
+    finished.run_training()
+    summary = Path(finished.output_folder) / "validation" / "summary.json"
+    summary.parent.mkdir()
+    summary.touch()
+    resumed(make_trainer(Watched)).run_training()
+    assert summary.exists(), "nothing was trained"
+    interrupted(make_trainer(Watched), 1)
+    aside = checkpoints.superseded(summary.parent)
+    assert (aside / summary.name).exists() and not summary.exists()
+    resumed(make_trainer(Watched)).run_training()
+    assert not aside.exists()
+
+
+def test_cases_that_left_the_fold_are_not_validated(make_trainer, monkeypatch):
+    trainer = make_trainer(Watched)
+    validation = Path(trainer.output_folder) / "validation"
+    validation.mkdir(parents=True)
+    (val,) = trainer.do_split()[1]
+    names = [f"{case}{ending}" for case in (val, "Made_000") for ending in (".nii.gz", ".npz", ".pkl")]
+    for name in [*names, "summary.json", "notes.txt"]:
+        (validation / name).touch()
+    monkeypatch.setattr(nnUNetTrainer, "perform_actual_validation", lambda *_: None)
+    trainer.perform_actual_validation()
+    assert {file.name for file in validation.iterdir()} == {*names[:3], "notes.txt"}
 
 
 def test_a_training_is_not_lost_where_continuing_it_was_forgotten(make_trainer, monkeypatch):

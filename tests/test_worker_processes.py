@@ -1,0 +1,62 @@
+"""Worker processes end with the process that started them, and by nothing else that is sent to all of a job."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import pytest
+
+from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+
+POOLS = {
+    "preprocessing": "import nnunet_ad.data.preprocessing as m; m._preprocess_case = f; next(m._run([0, 0], 2))",
+    "evaluation": (
+        "import nnunet_ad.evaluation.workers as m; m.START_UP_SECONDS = -1;"
+        "w = m.Workers(3, False); w.map(f, [0] * 9, '')"
+    ),
+}
+
+
+def say_and_wait(_) -> None:
+    """What the workers of POOLS do; the parent goes on at once."""
+    if parent_process() is not None:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+
+def is_there(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+@pytest.mark.parametrize("pool", POOLS)
+def test_workers_do_not_outlive_their_parent(pool):
+    code = f"from {Path(__file__).stem} import say_and_wait as f; {POOLS[pool]}"
+    folder = Path(__file__).parent
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True)
+    workers = {int(parent.stdout.readline()) for _ in range(2)}
+    assert len(workers) == 2 and all(map(is_there, workers))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_there, workers)):
+        assert time.monotonic() < deadline, "workers are still there"
+        time.sleep(0.05)
+    parent.stdout.close()
+
+
+def test_signals_to_all_processes_of_a_job_are_for_the_parent():
+    with ProcessPoolExecutor(1, get_context("spawn"), leave_the_end_to_the_parent) as pool:
+        worker = pool.submit(os.getpid).result()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker, number)
+        assert pool.submit(os.getpid).result() == worker
