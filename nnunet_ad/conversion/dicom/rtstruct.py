@@ -17,7 +17,9 @@ from nnunet_ad.conversion.errors import ConversionError
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
-REPEAT_TOLERANCE = 0.05  # voxels; a contour nowhere further from another one than this is the same, written again
+# In voxels: a contour nowhere further from another one than this is the same, written again, be it rounded, with fewer
+# points or redrawn. The wall between a contour and its hole is thicker somewhere.
+REPEAT_TOLERANCE = 0.5
 PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a tenth of a millimetre
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
@@ -40,8 +42,8 @@ def read_rtstruct(
 
     A voxel belongs to a structure if its centre lies inside one of its contours. A contour within another one is a
     hole in it, one within that an island, and so on; contours that overlap in part are united, as are holes, and one
-    that is there twice counts once. If all contours of a structure are of the type CLOSEDPLANAR_XOR, a voxel belongs
-    to it if its centre lies inside an odd number of them, as DICOM defines that type.
+    that is there twice, up to half a voxel, counts once. If all contours of a structure are of the type
+    CLOSEDPLANAR_XOR, a voxel belongs to it if its centre lies inside an odd number of them, as DICOM defines that type.
 
     Args:
         path: The file.

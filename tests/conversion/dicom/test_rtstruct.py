@@ -82,8 +82,9 @@ def filled(*boxes):
     return expected
 
 
-def _inwards(coordinate: float, centre: float) -> float:
-    return coordinate + 0.3 * np.sign(centre - coordinate)
+def smaller(step):
+    """Return the large box with each side moved inwards."""
+    return [(x + step * np.sign(11 - x), y + step * np.sign(10 - y)) for x, y in BOX]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,8 @@ def _inwards(coordinate: float, centre: float) -> float:
         ),
         pytest.param([BOX, [(x + 2e-4, y - 2e-4) for x, y in BOX]], [(1, 2, 20, 2, 18)], id="rounded otherwise"),
         pytest.param([BOX, [(x, y + 0.04) for x, y in BOX]], [(1, 2, 20, 2, 18)], id="drawn again"),
-        pytest.param([BOX, [(_inwards(x, 11), _inwards(y, 10)) for x, y in BOX]], [], id="ring around no voxel"),
+        pytest.param([BOX, smaller(0.3)], [(1, 2, 20, 2, 18)], id="drawn again a little smaller"),
+        pytest.param([BOX, smaller(0.6)], [(1, 2, 20, 2, 18), (0, 3, 19, 3, 17)], id="ring with a thin wall"),
         pytest.param([BOX, INNER, BOX, INNER], [(1, 2, 20, 2, 18), (0, 5, 15, 5, 15)], id="twice with hole"),
         pytest.param([INNER, ISLAND, BOX], [(1, 2, 20, 2, 18), (0, 5, 15, 5, 15), (1, 8, 11, 8, 11)], id="any order"),
         pytest.param(
@@ -119,6 +121,32 @@ def test_contours_of_a_slice_never_erase_each_other(tmp_path, series, contours, 
     write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": [to_mm(image, points, 2) for points in contours]})
     mask = array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Organ"])
     np.testing.assert_array_equal(mask, filled(*boxes))
+
+
+def circle(radius=8.2, x=11.0, corners=60):
+    """Return points (points, 2) on a circle within the slices."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    return np.stack([x + radius * np.cos(angles), 10 + radius * np.sin(angles)], axis=1)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(circle().round(1), id="rounded"),
+        pytest.param(circle(corners=24), id="fewer points"),
+        pytest.param(circle(corners=16), id="far fewer points"),
+        pytest.param(circle(radius=8.0), id="smaller"),
+        pytest.param(circle(radius=8.19, x=11.07), id="aside"),
+    ],
+)
+def test_a_contour_written_again_less_exactly_counts_once(tmp_path, series, again):
+    """Else the smaller one is a hole, and hardly a rim is left."""
+    files, image = series
+    once, twice = [to_mm(image, circle(), 2)], [to_mm(image, points, 2) for points in (circle(), again)]
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Once": once, "Twice": twice})
+    masks = read_rtstruct(tmp_path / "rt.dcm", image)
+    assert array_of(masks["Once"]).sum() > 200
+    np.testing.assert_array_equal(array_of(masks["Twice"]), array_of(masks["Once"]))
 
 
 def test_contours_that_ask_for_it_are_combined_by_exclusive_or(tmp_path, series):
