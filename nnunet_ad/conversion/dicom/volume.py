@@ -5,6 +5,7 @@ compressed. Before, the header of each slice is checked: the reader itself takes
 last slice, whatever lies between.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,9 +50,13 @@ _READ_TAGS = (
     "Columns",
     "SamplesPerPixel",
     "BitsAllocated",
+    "BitsStored",
+    "HighBit",
     "PhotometricInterpretation",
     "NumberOfFrames",
     "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
 )
 
 
@@ -74,6 +79,8 @@ def read_series(series: Series) -> sitk.Image:
             header, num_bytes = read_header(file, _READ_TAGS)
             headers.append(header)
             _check_pixels(header)
+            _check_bits(header)
+            _scaling_of(header)
             _check_length(header, num_bytes)
     frames = [number_of(header, "NumberOfFrames") or 1 for header in headers]
     if max(frames) > 1:
@@ -132,6 +139,22 @@ def _check_pixels(header: pydicom.Dataset) -> None:
             "the PhotometricInterpretation is MONOCHROME1, for which the reader would invert the values, expected "
             "MONOCHROME2; export the series again in that form, or write MONOCHROME2 into the headers, which changes "
             "how the image is displayed and no value"
+        )
+
+
+def _check_bits(header: pydicom.Dataset) -> None:
+    """Check that the stored bits lie where GDCM and pydicom look for them; both read wrong values without a word."""
+    allocated, stored, high = (number_of(header, keyword) for keyword in ("BitsAllocated", "BitsStored", "HighBit"))
+    if stored is not None and high is not None and high != stored - 1:
+        raise ConversionError(
+            f"the header states a HighBit of {high} with {stored} stored bits, expected {stored - 1}, else values "
+            "are read wrong; export the series again"
+        )
+    is_single = (number_of(header, "NumberOfFrames") or 1) == 1
+    if is_single and allocated == 32 and stored is not None and stored < allocated:
+        raise ConversionError(
+            f"the pixels have {stored} stored of 32 allocated bits, which are read wrong, expected 32 of them, or "
+            "pixels of 16 bits; export the series again in one of these forms"
         )
 
 
@@ -226,8 +249,7 @@ def _read_multi_frame(file: Path) -> sitk.Image:
             )
         ]
         planes.append(_plane_of(parts[0], parts[1], parts[2], _size_of(dataset)))
-        scaling = parts[3] or dataset
-        factors.append((_number(scaling, "RescaleSlope", 1.0), _number(scaling, "RescaleIntercept", 0.0)))
+        factors.append(_scaling_of(parts[3] or dataset))
     num_frames = number_of(dataset, "NumberOfFrames")
     if num_frames != len(planes):
         raise ConversionError(
@@ -259,11 +281,22 @@ def _missing_packages(syntax: UID) -> list[str]:
     return list(dict.fromkeys(re.findall(r"pylibjpeg[\w-]*", " ".join(missing))))
 
 
+def _scaling_of(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Return slope and intercept of the values, checked, since GDCM takes a slope that is 0 or no number for 1."""
+    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
+    if slope == 0:
+        raise ConversionError("the header states a RescaleSlope of 0, expected another number; export the file again")
+    return slope, intercept
+
+
 def _number(dataset: pydicom.Dataset, keyword: str, default: float) -> float:
     try:
-        return float(text_of(dataset, keyword) or default)
+        number = float(text_of(dataset, keyword) or default)
     except ValueError:
-        raise ConversionError(f"the header states a {keyword} that is no number; export the file again") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConversionError(f"the header states a {keyword} that is no number; export the file again")
+    return number
 
 
 def _first_item(dataset: pydicom.Dataset, keyword: str) -> pydicom.Dataset | None:

@@ -6,7 +6,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_helpers import edit, images_below, read_only_series, refused
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import (
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -296,6 +298,67 @@ def test_inverted_grey_values_of_slices(tmp_path, values):
     for file in write_series(tmp_path, values):
         edit(file, PhotometricInterpretation="MONOCHROME1")
     refused(tmp_path, "slice 1 of 6, .* MONOCHROME1, .* expected MONOCHROME2")
+
+
+@pytest.mark.parametrize("stored", [16, 24])
+def test_slices_with_fewer_stored_than_32_allocated_bits(tmp_path, values, stored):
+    """GDCM reads them wrong."""
+    for file in write_series(tmp_path, values):
+        pixels = pydicom.dcmread(file).pixel_array.astype("<i4").tobytes()
+        edit(file, BitsAllocated=32, BitsStored=stored, HighBit=stored - 1, PixelData=pixels)
+    refused(tmp_path, f"slice 1 of 6, .* {stored} stored of 32 allocated bits, .* expected 32 of them")
+
+
+def test_slices_of_32_bits_are_read(tmp_path, values):
+    for file in write_series(tmp_path, values):
+        pixels = pydicom.dcmread(file).pixel_array.astype("<i4").tobytes()
+        edit(file, BitsAllocated=32, BitsStored=32, HighBit=31, PixelData=pixels)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), values)
+
+
+@pytest.mark.parametrize("is_multi_frame", [False, True])
+def test_values_that_do_not_begin_at_the_lowest_bit(tmp_path, values, is_multi_frame):
+    if is_multi_frame:
+        write_multi_frame(tmp_path / "enhanced.dcm", values)
+    else:
+        write_series(tmp_path, values)
+    for file in tmp_path.iterdir():
+        edit(file, BitsStored=12, HighBit=15)
+    refused(tmp_path, "HighBit of 15 with 12 stored bits, expected 11")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("RescaleSlope", b"1,5 "),
+        ("RescaleSlope", b"1e999 "),
+        ("RescaleSlope", rb"1\2 "),
+        ("RescaleSlope", b"0 "),
+        ("RescaleIntercept", b"none"),
+        ("RescaleIntercept", b"nan "),
+    ],
+)
+@pytest.mark.parametrize("is_multi_frame", [False, True])
+def test_scaling_that_is_none(tmp_path, values, keyword, value, is_multi_frame):
+    """GDCM leaves such a number out, or rescales by it to infinity."""
+    file = tmp_path / "enhanced.dcm"
+    if is_multi_frame:
+        write_multi_frame(file, values)
+    else:
+        file = write_series(tmp_path, values)[2]
+    dataset = pydicom.dcmread(file)
+    header = dataset
+    if is_multi_frame:
+        header = dataset.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence[0]
+    header._dict[Tag(keyword)] = RawDataElement(Tag(keyword), "DS", len(value), value, 0, False, True)
+    dataset.save_as(file)
+    refused(tmp_path, f"{keyword} of 0, expected another|{keyword} that is no number")
+
+
+def test_a_scaling_without_value_changes_nothing(tmp_path, values):
+    for file in write_series(tmp_path, values, slope=2, intercept=3):
+        edit(file, RescaleSlope="", RescaleIntercept="")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_only_series(tmp_path)), values)
 
 
 def test_slice_without_pixels(tmp_path, values):
