@@ -154,7 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     masks.add_argument(
         "--accept-other-series",
         action="store_true",
-        help="read DICOM masks that refer to another series than the image, as after identifiers were replaced",
+        help="read DICOM masks that refer to another series than the image or state another patient, as after "
+        "identifiers were replaced",
     )
 
     checks = parser.add_argument_group("checks")

@@ -40,7 +40,8 @@ class MaskOptions:
         labels: The structures.
         resample: Bring masks on another grid onto that of the image, nearest neighbour.
         later_wins: Where structures overlap, the later one in ``labels.json`` counts; otherwise that is an error.
-        accept_other_series: Read DICOM masks that refer to another series than the image, with a warning.
+        accept_other_series: Read DICOM masks that refer to another series than the image or state another patient, with
+            a warning.
     """
 
     labels: Labels
@@ -97,8 +98,8 @@ class MaskSource:
 
         Raises:
             ConversionError: A file cannot be read or is on another grid, a value or name is not in ``labels.json`` or a
-                name could be one of several structures, a DICOM mask refers to another series, structures overlap, or
-                nothing is marked.
+                name could be one of several structures, a DICOM mask refers to another series or is another patient's,
+                structures overlap, or nothing is marked.
         """
         if self._is_label_map(options.labels):
             return self._read_label_map(grid, options)
@@ -243,18 +244,19 @@ def _check_series(file: Path, series: "Sequence[Series]", accept: bool) -> tuple
     """Check that a DICOM mask was drawn on one of the images, or return a warning that it was not.
 
     Raises:
-        ConversionError: It refers to another series, and that is not accepted.
+        ConversionError: It refers to another series or states another patient, and that is not accepted.
     """
-    from nnunet_ad.conversion.dicom.references import refers_to
+    from nnunet_ad.conversion.dicom.references import is_of_another_patient, refers_to
 
     if any(refers_to(file, each) for each in series):
         return ()
-    words = "the mask refers to another DICOM series and frame of reference than the image has"
+    words = "the mask refers to another DICOM series and frame of reference than the image, as another patient's would"
+    if any(is_of_another_patient(file, each) for each in series):
+        words = "the mask states another patient (PatientID) than the image, and does not refer to its DICOM series"
     if accept:
         return (f"{words}; check that it is the same patient's",)
     raise ConversionError(
-        f"{words}, as another patient's would; find the right partner, or, if identifiers were replaced, add "
-        "--accept-other-series"
+        f"{words}; find the right partner, or, if identifiers were replaced, add --accept-other-series"
     )
 
 

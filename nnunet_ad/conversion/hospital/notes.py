@@ -19,7 +19,10 @@ def notes_on_volumes(options: Options, good: Sequence[SurveyedCase], channel_nam
             (options.resample_channels, "channels on another grid were resampled onto that of the first, linearly"),
             (options.resample_masks, "masks on another grid were resampled onto that of the image, nearest neighbour"),
             (options.later_wins, "where structures overlap, the later one of the label list was kept"),
-            (options.accept_other_series, "DICOM masks that refer to another series than the image were accepted"),
+            (
+                options.accept_other_series,
+                "DICOM masks that refer to another series or patient than the image were accepted",
+            ),
             (options.reorient, f"axes were swapped and flipped to {options.reorient}; no voxel was changed"),
             (options.accept_outliers, "cases unlike the rest in spacing, intensities or orientation were accepted"),
             (options.frames is not None, "volumes of 4-D files are cases of their own"),

@@ -30,7 +30,7 @@ class Options:
         resample_channels: Bring channels onto the grid of the first.
         resample_masks: Bring masks onto the grid of the image.
         later_wins: Where structures overlap, the later one in ``labels.json`` counts.
-        accept_other_series: Read DICOM masks that refer to another series than the image.
+        accept_other_series: Read DICOM masks that refer to another series than the image or state another patient.
         reorient: Orientation to bring all volumes to, or None.
         patient_regex: Pattern of the patient in a case's name, or None.
         patients: Table of patients, or None.

@@ -4,10 +4,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_helpers import images_below, series_below
+from dicom_helpers import edit, images_below, series_below
 
 from nnunet_ad.conversion.dicom import rtstruct
-from nnunet_ad.conversion.dicom.references import referenced_series, refers_to
+from nnunet_ad.conversion.dicom.references import is_of_another_patient, referenced_series, refers_to
 from nnunet_ad.conversion.dicom.rtstruct import structure_names
 from nnunet_ad.conversion.dicom.volume import read_series
 from nnunet_ad.conversion.errors import ConversionError
@@ -187,6 +187,21 @@ def test_what_a_mask_refers_to(tmp_path, series):
     del dataset.ReferencedFrameOfReferenceSequence
     dataset.save_as(tmp_path / "rt.dcm")
     assert refers_to(tmp_path / "rt.dcm", elsewhere), "nothing is stated"
+
+
+def test_a_mask_of_another_patient_refers_to_the_image_only_by_its_series(tmp_path, series):
+    files, _ = series
+    (mine,) = images_below(tmp_path / "images")
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Organ": []})
+    others = [replace(mine, uid="1.2.3", patient=patient) for patient in ("another", mine.patient, "")]
+    assert [refers_to(tmp_path / "rt.dcm", each) for each in others] == [False, True, True]
+    assert [is_of_another_patient(tmp_path / "rt.dcm", each) for each in others] == [True, False, False]
+    renamed = replace(mine, patient="another")
+    assert refers_to(tmp_path / "rt.dcm", renamed) and not is_of_another_patient(tmp_path / "rt.dcm", renamed)
+    edit(tmp_path / "rt.dcm", ReferencedFrameOfReferenceSequence=None)
+    assert [refers_to(tmp_path / "rt.dcm", each) for each in others] == [False, True, True]
+    edit(tmp_path / "rt.dcm", PatientID="")
+    assert refers_to(tmp_path / "rt.dcm", others[0]), "nothing is stated"
 
 
 def test_the_grid_may_run_another_way(tmp_path, series):

@@ -14,7 +14,7 @@ pytest.importorskip("highdicom")
 
 import pydicom
 
-from nnunet_ad.testing.dicom_files import write_rtstruct, write_segmentation, write_series
+from nnunet_ad.testing.dicom_files import PLANTED, write_rtstruct, write_segmentation, write_series
 
 REAL_DATA = Path(__file__).parents[4] / "shared" / "data" / "dicom"
 SPACING, ORIGIN = (0.8, 0.9, 2.5), (-40.0, 21.25, 133.0)
@@ -120,6 +120,18 @@ def test_mask_of_another_patient_on_the_same_grid(kind, hospital, raw, refused, 
     assert convert(hospital, "--overlaps", "later", "--accept-other-series") == 0
     assert f"warning: Liver_0001 (labeled 1 of 4), {words}" in capsys.readouterr().err
     assert "that refer to another series" in (raw / NAME / "nnunet_ad.json").read_text()
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_mask_of_another_patient_where_all_have_one_frame_of_reference(kind, hospital, raw, refused, tmp_path, capsys):
+    others = series_of("ann", tmp_path / "other", patient=PLANTED | {"PatientID": "PLANTED other"})
+    write_masks(kind, "ann", others, hospital / "labeled" / "ann" / "study" / "masks.dcm")
+    words = "mask: the mask states another patient (PatientID) than the image"
+    line = refused(convert(hospital, "--overlaps", "later"), "Liver_0001", words, "--accept-other-series")
+    assert "PLANTED" not in line
+    assert "PLANTED" not in refused(convert(hospital, "--overlaps", "later", "--show-paths"), "Liver_0001", words)
+    assert convert(hospital, "--overlaps", "later", "--accept-other-series") == 0
+    assert f"warning: Liver_0001 (labeled 1 of 4), {words}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
