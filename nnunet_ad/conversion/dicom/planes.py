@@ -60,6 +60,11 @@ class Stack:
         return image
 
 
+def position_tolerance(step: float) -> float:
+    """Return how far in mm a slice may lie from its place along the normal, by the distance of slices."""
+    return max(STEP_TOLERANCE * step, min(STEP_ROUNDING, MAX_STEP_ROUNDING * step))
+
+
 def order_along_normal(planes: Sequence[Plane]) -> list[int]:
     """Return the numbers of the slices, sorted along the normal of the first."""
     normal = planes[0].normal
@@ -173,7 +178,7 @@ def _check_even(along: NDArray[np.float64], origin: float) -> None:
     steps = np.diff(along)
     usual = float(np.median(steps))
     errors = np.abs(along - np.linspace(0, along[-1], len(along)))
-    if errors.max() <= max(STEP_TOLERANCE * usual, min(STEP_ROUNDING, MAX_STEP_ROUNDING * usual)):
+    if errors.max() <= position_tolerance(usual):
         return
     wide = np.flatnonzero(steps > 1.5 * usual)
     if len(wide):

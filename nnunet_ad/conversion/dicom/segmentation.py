@@ -14,10 +14,21 @@ import pydicom
 import SimpleITK as sitk
 from highdicom.seg import Segmentation
 
-from nnunet_ad.conversion.dicom.files import PARSER_ERRORS, check_modality, number_of, quiet, read_dataset, text_of
+from nnunet_ad.conversion.dicom.files import (
+    PARSER_ERRORS,
+    check_modality,
+    number_of,
+    numbers_of,
+    quiet,
+    read_dataset,
+    text_of,
+)
+from nnunet_ad.conversion.dicom.planes import position_tolerance
 from nnunet_ad.conversion.dicom.references import referenced_series
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.volumes import GEOMETRY_TOLERANCE
 
+_FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 LATTICE_TOLERANCE = 0.02  # voxels of the image, for every voxel of the mask
 
 
@@ -30,12 +41,16 @@ def segment_names(path: Path) -> list[str]:
     return list(dict.fromkeys(_labels(read_dataset(path, ("Modality", "SegmentSequence"))).values()))
 
 
-def read_segmentation(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[str, sitk.Image]]:
+def read_segmentation(
+    path: Path, names: Collection[str] | None = None, grid: sitk.Image | None = None
+) -> Iterator[tuple[str, sitk.Image]]:
     """Read the segments of a DICOM-SEG, binary or as a label map, one by one, as there may be a hundred large ones.
 
     Args:
         path: The file.
         names: Labels of the segments to read; None for all.
+        grid: A volume on the grid of the image; its values do not matter. If all frames lie in slices of it, up to the
+            rounding of positions that is allowed there, they are put exactly there. None leaves them where they are.
 
     Yields:
         Each segment's label and a uint8 volume of 0 and 1, all on the grid of the segmentation. Frames that the file
@@ -56,6 +71,9 @@ def read_segmentation(path: Path, names: Collection[str] | None = None) -> Itera
         )
     if "PixelData" not in dataset:
         raise ConversionError("the segmentation holds no pixel data, it may be truncated; get it again from its source")
+    if grid is not None:
+        with _decoding():
+            _put_in_slices(dataset, grid)
     segmentation, used = _decode(dataset)
     if not used <= {0, *labels}:
         raise ConversionError(
@@ -76,13 +94,8 @@ def skips_empty_slices(path: Path, series: str) -> bool:
     Raises:
         ConversionError: The file cannot be read.
     """
-    groups = read_dataset(path, ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"))
-    measures = [
-        item
-        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-        for group in groups.get(keyword) or []
-        for item in group.get("PixelMeasuresSequence") or []
-    ]
+    groups = read_dataset(path, _FUNCTIONAL_GROUPS)
+    measures = _group_items(groups, "PixelMeasuresSequence")
     is_stated = any(text_of(item, "SpacingBetweenSlices") for item in measures)
     return not is_stated and referenced_series(path) == series
 
@@ -155,6 +168,43 @@ def _labels(dataset: pydicom.Dataset) -> dict[int, str]:
     return labels
 
 
+def _group_items(dataset: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
+    """Return the items of a functional group, shared and of each frame."""
+    groups = [group for each in _FUNCTIONAL_GROUPS for group in dataset.get(each) or []]
+    return [item for group in groups for item in group.get(keyword) or []]
+
+
+def _put_in_slices(dataset: pydicom.Dataset, grid: sitk.Image) -> None:
+    """Move frames into the slices of an image that they lie in up to the tolerance for slices, if all do.
+
+    Highdicom takes the distance of slices that are rounded to a tenth of a millimetre for irregular.
+    """
+    planes, turned = _group_items(dataset, "PlanePositionSequence"), _group_items(dataset, "PlaneOrientationSequence")
+    positions = [numbers_of(plane, "ImagePositionPatient", 3) or () for plane in planes]
+    orientations = [numbers_of(each, "ImageOrientationPatient", 6) or () for each in turned]
+    if not positions or not orientations or () in (*positions, *orientations):
+        return
+    normal, step = np.reshape(grid.GetDirection(), (3, 3))[:, 2], grid.GetSpacing()[2]
+    are_parallel = np.abs(np.reshape(orientations, (-1, 3)) @ normal).max() <= GEOMETRY_TOLERANCE
+    slices = np.subtract(positions, grid.GetOrigin()) @ normal / step
+    errors = (slices - np.rint(slices)) * step
+    if not are_parallel or np.abs(errors).max() > position_tolerance(step):
+        return
+    for plane, moved in zip(planes, positions - np.outer(errors, normal), strict=True):
+        plane.ImagePositionPatient = moved.round(6).tolist()
+    for item in _group_items(dataset, "PixelMeasuresSequence"):
+        if abs(_distance(item) - step) <= position_tolerance(step):
+            item.SpacingBetweenSlices = step
+
+
+def _distance(measures: pydicom.Dataset) -> float:
+    """Return the distance of slices that is stated, or NaN."""
+    try:
+        return float(text_of(measures, "SpacingBetweenSlices") or np.nan)
+    except ValueError:
+        return np.nan
+
+
 def _decode(dataset: pydicom.Dataset) -> tuple[Segmentation, set[int]]:
     """Return the segmentation, and the numbers of all segments that are used."""
     num_frames, described = number_of(dataset, "NumberOfFrames") or 1, dataset.get("PerFrameFunctionalGroupsSequence")
@@ -167,10 +217,16 @@ def _decode(dataset: pydicom.Dataset) -> tuple[Segmentation, set[int]]:
         if text_of(dataset, "SegmentationType") == "LABELMAP":
             used = set(np.unique(dataset.pixel_array).tolist()) - {dataset.get("PixelPaddingValue")}
         else:
-            groups = [*dataset.get("SharedFunctionalGroupsSequence", []), *dataset.PerFrameFunctionalGroupsSequence]
-            items = [item for group in groups for item in group.get("SegmentIdentificationSequence") or []]
+            items = _group_items(dataset, "SegmentIdentificationSequence")
             used = {int(item.ReferencedSegmentNumber) for item in items}
-        return Segmentation.from_dataset(dataset, copy=False), used
+        segmentation = Segmentation.from_dataset(dataset, copy=False)
+        is_regular = segmentation.get_volume_geometry() is not None
+    if not is_regular:
+        raise ConversionError(
+            "the frames of the segmentation lie at positions that make no regular grid, expected slices of the image "
+            "or an even distance; export it on the grid of the image series"
+        )
+    return segmentation, used
 
 
 def _volume(segmentation: Segmentation, number: int) -> sitk.Image:
@@ -185,8 +241,7 @@ def _decoding() -> Iterator[None]:
             yield
     except (*PARSER_ERRORS, RuntimeError):
         raise ConversionError(
-            "the frames of the segmentation cannot be decoded or make no regular grid, the file may be truncated; get "
-            "it again from its source, or export it on the grid of the image series"
+            "the frames of the segmentation cannot be decoded, the file may be truncated; get it again from its source"
         ) from None
 
 

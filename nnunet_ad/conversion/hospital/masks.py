@@ -287,7 +287,7 @@ def _read_dicom(file: Path, grid: Grid, options: MaskOptions, series: "Sequence[
         )
     wanted = {name: number for name, number in numbers.items() if number}
     template = grid.empty_image()
-    volumes = read_rtstruct(file, template, wanted) if has_contours else read_segmentation(file, wanted)
+    volumes = read_rtstruct(file, template, wanted) if has_contours else read_segmentation(file, wanted, template)
     # The grid is that of the first channel.
     skips_empty = cache(lambda: bool(series) and skips_empty_slices(file, series[0].uid))
     for name, volume in volumes:

@@ -2,7 +2,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_helpers import images_below
+from dicom_helpers import edit, images_below
 
 from nnunet_ad.conversion.dicom import segmentation
 from nnunet_ad.conversion.dicom.references import referenced_series
@@ -145,7 +145,7 @@ def test_frames_off_the_grid(tmp_path, series):
     plane = dataset.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
     plane.ImagePositionPatient = [float(each) + 0.9 for each in plane.ImagePositionPatient]
     dataset.save_as(tmp_path / "seg.dcm")
-    refused(tmp_path / "seg.dcm", "make no regular grid")
+    refused(tmp_path / "seg.dcm", "positions that make no regular grid, expected .* grid of the image series")
 
 
 # --- the place on the grid of an image
@@ -303,6 +303,46 @@ def test_slices_apart_of_the_series_itself_stay_apart(tmp_path, series):
         place_on_grid(read, image, False)
     without_spacing(tmp_path / "seg.dcm", 3 * image.GetSpacing()[2])
     assert not segmentation.skips_empty_slices(tmp_path / "seg.dcm", uid), "thick slices were segmented"
+
+
+def rounded_series(folder, step, decimals):
+    """Return files of a series of 40 slices whose positions are rounded, and the image."""
+    files = write_series(folder, np.random.default_rng(1).integers(0, 9, (40, 6, 5)), spacing=(1, 1, step))
+    for index, file in enumerate(files):
+        edit(file, ImagePositionPatient=["0", "0", f"{step * index:.{decimals}f}"])
+    return files, read_series(images_below(folder)[0])
+
+
+@pytest.mark.parametrize("marked", [range(5, 20), [0, 39], [7], [3, 4, 12, 13, 30]])
+@pytest.mark.parametrize("states_distance", [False, True])
+@pytest.mark.parametrize(("step", "decimals"), [(1.25, 1), (3.333, 1)])
+def test_frames_lie_in_the_slices_of_an_image_with_rounded_positions(tmp_path, marked, states_distance, step, decimals):
+    files, image = rounded_series(tmp_path / "images", step, decimals)
+    masks = {name: np.zeros((40, 6, 5), np.uint8) for name in ("Liver", "Spot")}
+    masks["Liver"][list(marked), 1:4, 2:5] = 1
+    masks["Spot"][marked[0], 4:, 0] = 1
+    write_segmentation(tmp_path / "seg.dcm", files, masks)
+    without_spacing(tmp_path / "seg.dcm", step if states_distance else None)
+    read = read_segmentation(tmp_path / "seg.dcm", grid=image)
+    for name, mask in masks.items():
+        placed = place_on_grid(read[name], image, False, skips_empty=lambda: not states_distance)
+        np.testing.assert_array_equal(array_of(placed), mask)
+
+
+def test_frames_between_the_slices_of_the_image_stay_there(tmp_path, series):
+    """As do those of a series of thicker slices."""
+    files, image = series
+    write_segmentation(tmp_path / "seg.dcm", files, boxes())
+    (alone,) = read_segmentation(tmp_path / "seg.dcm", names=["Liver"]).values()
+    image.SetOrigin(image.TransformContinuousIndexToPhysicalPoint((0, 0, 0.06)))
+    (beside,) = read_segmentation(tmp_path / "seg.dcm", names=["Liver"], grid=image).values()
+    assert beside.GetOrigin() == alone.GetOrigin()
+    image.SetSpacing((*image.GetSpacing()[:2], image.GetSpacing()[2] / 2))
+    image.SetOrigin(alone.GetOrigin())
+    (thicker,) = read_segmentation(tmp_path / "seg.dcm", names=["Liver"], grid=image).values()
+    assert thicker.GetSpacing() == pytest.approx(alone.GetSpacing())
+    with pytest.raises(ConversionError, match="another grid"):
+        place_on_grid(thicker, image, False)
 
 
 @pytest.mark.parametrize("lost", ["NumberOfFrames", "DimensionIndexSequence"])
