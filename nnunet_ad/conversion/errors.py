@@ -1,4 +1,4 @@
-"""The exception of the converters."""
+"""The exceptions of the converters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,19 @@ from contextlib import contextmanager
 
 class ConversionError(ValueError):
     """The input or a setting is wrong; the message is one sentence for the user, saying what to do."""
+
+
+class SourceError(ConversionError):
+    """Something is wrong with the input.
+
+    Attributes:
+        public_message: One sentence without any name from the source; ``str()`` of the error may name files, segments
+            or series.
+    """
+
+    def __init__(self, public_message: str, details: str = ""):
+        super().__init__(f"{public_message} ({details})" if details else public_message)
+        self.public_message = public_message
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from nnunet_ad.conversion.dicom.files import (
     text_of,
 )
 from nnunet_ad.conversion.dicom.planes import MIN_STEP, Plane, order_along_normal
-from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 
 MASK_MODALITIES = ("SEG", "RTSTRUCT")
 NO_IMAGES = {*MASK_MODALITIES, "AU", "DOC", "FID", "KO", "PR", "REG", "RTDOSE", "RTPLAN", "RTRECORD", "RWV", "SR"}
@@ -51,11 +51,12 @@ class Series:
         description: Its description, which may hold whatever somebody typed.
         modality: As ``CT`` or ``MR``.
         number: Its number in the study, if it has one.
-        files: Its files, sorted along the slice normal; in the order of their instance numbers if they state none.
+        files: Its files, sorted along the slice normal; in the order of their instance numbers if one states no place.
         is_localizer: Whether its images are localizers, which make no volume.
         frame_of_reference: Its FrameOfReferenceUID, empty if it states none.
         patient: Its PatientID, empty if it states none. It identifies a patient, hence is not shown. Who issued it does
             not count: that is often left out, and to part one patient's cases would be worse than to join two's.
+        is_along_normal: Whether the files are sorted along the slice normal.
     """
 
     uid: str
@@ -66,6 +67,7 @@ class Series:
     is_localizer: bool = False
     frame_of_reference: str = ""
     patient: str = field(default="", repr=False)
+    is_along_normal: bool = True
 
 
 class SeriesChoiceError(ConversionError):
@@ -111,14 +113,17 @@ def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Series]]:
         try:
             header = _find_header(path)
         except ConversionError as error:
-            raise ConversionError(f"file {index + 1} of {len(paths)} in the order of their names: {error}") from None
+            raise SourceError(
+                f"file {index + 1} of {len(paths)} in the order of their names: {error}", path.name
+            ) from None
         if header is None:
             continue
         uid, modality = text_of(header, "SeriesInstanceUID"), modality_of(header)
         if modalities.setdefault(uid, modality) != modality:
-            raise ConversionError(
+            raise SourceError(
                 f"the files of one series state the modalities {modalities[uid]} and {modality}, expected one; a file "
-                "may be damaged, so get the series again from its source"
+                "may be damaged, so get the series again from its source",
+                path.name,
             )
         if modality in MASK_MODALITIES or modality not in NO_IMAGES:
             groups[uid, _is_localizer(header)].append((path, header))
@@ -219,7 +224,7 @@ def _is_localizer(header: pydicom.Dataset) -> bool:
 
 def _split(series: Series, images: list[tuple[Path, pydicom.Dataset]]) -> list[Series]:
     """Return a series, with its files in order, or the volumes of the same slices that it holds."""
-    whole = replace(series, files=_sorted_files(images))
+    whole = _with_sorted_files(series, images)
     positions = [_position_key(header) for _, header in images]
     if None in positions or len(set(positions)) == len(positions):
         return [whole]
@@ -233,10 +238,8 @@ def _split(series: Series, images: list[tuple[Path, pydicom.Dataset]]) -> list[S
         are_volumes = all(len(set(place)) == len(place) and set(place) == set(places[0]) for place in places)
         if None not in numbers and len(volumes) > 1 and are_volumes:
             return [
-                replace(
-                    series,
-                    description=f"{series.description} [{keyword} {value}]".lstrip(),
-                    files=_sorted_files(volumes[value]),
+                _with_sorted_files(
+                    replace(series, description=f"{series.description} [{keyword} {value}]".lstrip()), volumes[value]
                 )
                 for value in sorted(volumes)
             ]
@@ -252,13 +255,14 @@ def _position_key(header: pydicom.Dataset) -> tuple[int, ...] | None:
     return (*(round(each / MIN_STEP) for each in position), *(round(each * 1000) for each in orientation))
 
 
-def _sorted_files(images: list[tuple[Path, pydicom.Dataset]]) -> tuple[Path, ...]:
+def _with_sorted_files(series: Series, images: list[tuple[Path, pydicom.Dataset]]) -> Series:
     positions = [numbers_of(header, "ImagePositionPatient", 3) for _, header in images]
-    orientation = numbers_of(images[0][1], "ImageOrientationPatient", 6)
+    orientation = numbers_of(images[0][1], "ImageOrientationPatient", 6) or ()
     known = [position for position in positions if position is not None]
-    if orientation is not None and len(known) == len(positions):
+    is_along_normal = bool(orientation) and len(known) == len(positions)
+    if is_along_normal:
         order = order_along_normal([Plane(position, orientation, (1.0, 1.0), (1, 1)) for position in known])
     else:
         numbers = [number_of(header, "InstanceNumber") or 0 for _, header in images]
         order = sorted(range(len(images)), key=numbers.__getitem__)
-    return tuple(images[index][0] for index in order)
+    return replace(series, files=tuple(images[index][0] for index in order), is_along_normal=is_along_normal)

@@ -7,7 +7,7 @@ last slice, whatever lies between.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from nnunet_ad.conversion.dicom.files import (
 )
 from nnunet_ad.conversion.dicom.planes import Plane, order_along_normal, stack_of
 from nnunet_ad.conversion.dicom.series import Series
-from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.volumes import without_metadata
 
 DECODED = {  # transfer syntaxes that SimpleITK decodes, apart from those without compression
@@ -75,7 +75,7 @@ def read_series(series: Series) -> sitk.Image:
         raise ConversionError("the series is a localizer, expected a volume; choose another series")
     headers = []
     for index, file in enumerate(series.files):
-        with _counted(index, len(series.files)):
+        with _naming_slice(series, index):
             header, num_bytes = read_header(file, _READ_TAGS)
             headers.append(header)
             _check_pixels(header)
@@ -89,25 +89,25 @@ def read_series(series: Series) -> sitk.Image:
                 f"found {len(frames)} multi-frame files in one series, expected one; leave one of them in the folder "
                 "of the case, or give each a case of its own"
             )
-        return _read_multi_frame(series.files[0])
+        with _naming_slice(series, 0):
+            return _read_multi_frame(series.files[0])
     planes = []
     for index, header in enumerate(headers):
-        with _counted(index, len(headers)):
+        with _naming_slice(series, index):
             planes.append(_plane_of(header, header, header, _size_of(header)))
     stack = stack_of(planes)
-    return stack.apply(without_metadata(_read_slices(series.files)))
+    return stack.apply(without_metadata(_read_slices(series)))
 
 
 @contextmanager
-def _counted(index: int, total: int) -> Iterator[None]:
-    """Say in which file of a series something is wrong, by its place: names may identify a patient."""
+def _naming_slice(series: Series, index: int) -> Iterator[None]:
+    """Say in which file of a series something is wrong, by its place, and in private by name, which may identify."""
     try:
         yield
     except ConversionError as error:
-        if total == 1:
-            raise
-        where = f"slice {index + 1} of {total}, counted along their normal"
-        raise ConversionError(f"{where}: {error}") from None
+        order = "counted along their normal" if series.is_along_normal else "in the order of their instance numbers"
+        where = f"slice {index + 1} of {len(series.files)}, {order}: " if len(series.files) > 1 else ""
+        raise SourceError(f"{where}{error}", series.files[index].name) from None
 
 
 def _check_pixels(header: pydicom.Dataset) -> None:
@@ -193,20 +193,20 @@ def _plane_of(
     return Plane(place, axes, spacing, size)
 
 
-def _read_slices(files: Sequence[Path]) -> sitk.Image:
+def _read_slices(series: Series) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in files])
+    reader.SetFileNames([str(file) for file in series.files])
     reader.SetOutputPixelType(sitk.sitkFloat32)
     with _quiet_itk():
         try:
             return reader.Execute()
         except RuntimeError:
             pass
-        for index, file in enumerate(files):
+        for index, file in enumerate(series.files):
             try:
                 sitk.ReadImage(str(file))
             except RuntimeError:
-                with _counted(index, len(files)):
+                with _naming_slice(series, index):
                     raise ConversionError(_why_unreadable(file)) from None
     raise ConversionError("the slices cannot be put together to one volume; export the series again")
 

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 
 from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance, dataset_folder_name
-from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.hospital.cohort import check_cohort
-from nnunet_ad.conversion.hospital.findings import Finding, SourceError
+from nnunet_ad.conversion.hospital.findings import Finding
 from nnunet_ad.conversion.hospital.groups import (
     headers_tell_patients,
     look_up,

@@ -7,19 +7,6 @@ from pathlib import Path
 from nnunet_ad.conversion.errors import ConversionError
 
 
-class SourceError(ConversionError):
-    """Something is wrong with the input.
-
-    Attributes:
-        public_message: One sentence without any name from the source; ``str()`` of the error may name files, segments
-            or series.
-    """
-
-    def __init__(self, public_message: str, details: str = ""):
-        super().__init__(f"{public_message} ({details})" if details else public_message)
-        self.public_message = public_message
-
-
 class Severity(StrEnum):
     """Whether a case with this finding may be written."""
 

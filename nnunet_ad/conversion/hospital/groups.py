@@ -8,9 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nnunet_ad.conversion.cases import Role
-from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.folds import Fold
-from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.names import composed
 from nnunet_ad.conversion.hospital.sources import Source
 from nnunet_ad.conversion.volume_files import image_suffix, stem

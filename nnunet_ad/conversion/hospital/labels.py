@@ -17,8 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.findings import SourceError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 
 BACKGROUND, IGNORE = "background", "ignore"
 ANYTHING = "*"  # as a source of the background: whatever has no other name

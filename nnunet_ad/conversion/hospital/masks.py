@@ -16,8 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.findings import SourceError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.hospital.grid import Grid, on_grid
 from nnunet_ad.conversion.hospital.images import check_file
 from nnunet_ad.conversion.hospital.labels import Labels

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_ad.conversion.cases import Role
-from nnunet_ad.conversion.errors import ConversionError
-from nnunet_ad.conversion.hospital.findings import SourceError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
 from nnunet_ad.conversion.hospital.names import (
     MASK_WORDS,

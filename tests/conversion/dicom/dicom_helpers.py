@@ -27,11 +27,16 @@ def read_only_series(folder):
 
 
 def refused(folder, words):
-    """Check that reading the series of a folder fails with one sentence that shows nothing planted."""
+    """Check that reading the series of a folder fails with one sentence that shows nothing planted.
+
+    Returns:
+        The sentence with what is shown only if asked for.
+    """
     with pytest.raises(ConversionError, match=words) as caught:
         for series in images_below(folder):
             read_series(series)
-    check_message(str(caught.value), folder)
+    check_message(getattr(caught.value, "public_message", str(caught.value)), folder)
+    return str(caught.value)
 
 
 def check_message(message, folder):

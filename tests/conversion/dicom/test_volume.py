@@ -264,10 +264,26 @@ def test_too_few_slices(tmp_path, values, count):
     refused(tmp_path, rf"found {count} slice\(s\), expected at least 3")
 
 
-@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-def test_slice_without_place(tmp_path, values, keyword):
-    edit(write_series(tmp_path, values)[0], **{keyword: None})
-    refused(tmp_path, f"states no valid {keyword}")
+@pytest.mark.parametrize(
+    ("keyword", "place"),
+    [
+        ("ImagePositionPatient", "slice 3 of 6, in the order of their instance numbers"),
+        ("ImageOrientationPatient", "slice 3 of 6, counted along their normal"),
+        ("PixelSpacing", "slice 3 of 6, counted along their normal"),
+    ],
+)
+def test_slice_without_place(tmp_path, values, keyword, place):
+    file = write_series(tmp_path, values)[2]
+    edit(file, **{keyword: None})
+    assert file.name in refused(tmp_path, f"^{place}: the header states no valid {keyword}")
+
+
+def test_slices_that_nothing_places(tmp_path, values):
+    files = write_series(tmp_path, values)
+    for file in files:
+        edit(file, ImageOrientationPatient=None)
+    words = "slice 1 of 6, in the order of their instance numbers: the header states no valid ImageOrientation"
+    assert refused(tmp_path, words).endswith(f"({files[0].name})")
 
 
 @pytest.mark.parametrize("spacing", ["0", "-1"])
@@ -362,8 +378,9 @@ def test_a_scaling_without_value_changes_nothing(tmp_path, values):
 
 
 def test_slice_without_pixels(tmp_path, values):
-    edit(write_series(tmp_path, values)[1], PixelData=None)
-    refused(tmp_path, "slice 2 of 6, .* no pixel data")
+    file = write_series(tmp_path, values)[1]
+    edit(file, PixelData=None)
+    assert refused(tmp_path, "slice 2 of 6, .* no pixel data").endswith(f"({file.name})")
 
 
 @pytest.mark.parametrize("size", [140, 300, 600, -40, -1])
@@ -443,7 +460,9 @@ def test_multi_frame_names_the_packages_that_decode_it(tmp_path, values, syntax,
 def test_multi_frame_with_another_number_of_frames(tmp_path, values, count):
     write_multi_frame(tmp_path / "enhanced.dcm", values)
     edit(tmp_path / "enhanced.dcm", NumberOfFrames=count)
-    refused(tmp_path, "holds 756 bytes of pixel data, expected 882|has 5 frames, but states the place of 6")
+    assert "enhanced.dcm" in refused(
+        tmp_path, "holds 756 bytes of pixel data, expected 882|has 5 frames, but states the place of 6"
+    )
 
 
 def test_damaged_bytes_never_give_a_traceback(tmp_path, values):

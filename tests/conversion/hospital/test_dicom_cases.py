@@ -368,7 +368,8 @@ def test_irregular_series(options, words, hospital, raw, refused):
 def test_truncated_slice(hospital, raw, refused):
     file = sorted((hospital / "unlabeled" / "eva").rglob("*.dcm"))[3]
     file.write_bytes(file.read_bytes()[:-50])
-    refused(convert(hospital, "--overlaps", "later"), "Liver_0005", "truncated")
+    assert file.name not in refused(convert(hospital, "--overlaps", "later"), "Liver_0005", "truncated")
+    refused(convert(hospital, "--overlaps", "later", "--show-paths"), "Liver_0005", "truncated", f"({file.name})")
 
 
 def test_slices_of_nobody(hospital, raw, refused):

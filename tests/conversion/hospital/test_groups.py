@@ -10,10 +10,9 @@ import pytest
 from hospital_helpers import ALL_CASES, CASES, NAME, change_voxels, convert
 
 from nnunet_ad.conversion.cases import Role
-from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE
 from nnunet_ad.conversion.hospital.command_line import LAYOUTS
-from nnunet_ad.conversion.hospital.findings import SourceError
 from nnunet_ad.conversion.hospital.groups import (
     headers_tell_patients,
     look_up,
