@@ -20,13 +20,14 @@ from nibabel.spatialimages import HeaderDataError
 
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.geometry import Geometry, affine_in_mm, closest_geometry
+from nnunet_ad.conversion.nifti_header import NiftiImage
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 MAX_COSINE = 1e-3  # between axes that are called perpendicular
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_HEADER_BYTES = 1 << 20
 _CHUNK = 1 << 20  # bytes, a multiple of every number's length
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError)
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError, OverflowError)
 DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
 
 
@@ -167,8 +168,8 @@ def _skewed_nifti(path: Path) -> nib.Nifti1Image | None:
     if image_suffix(path) not in (".nii", ".nii.gz"):
         return None
     try:
-        image = nib.load(path)
-    except (*_DAMAGE, OSError, ValueError, OverflowError):
+        image = _load_nifti(path)
+    except ConversionError:
         return None
     if isinstance(image, nib.Nifti2Image):
         raise ConversionError("the file is NIfTI-2, which is not read; convert it to NIfTI-1")
@@ -194,8 +195,24 @@ def _read_skewed(image: nib.Nifti1Image, frame: int) -> sitk.Image:
     return volume
 
 
+def _load_nifti(path: Path) -> Any:
+    """Open a NIfTI file.
+
+    Raises:
+        ConversionError: It cannot be opened, or its header holds what cannot be.
+    """
+    with _damage_as_error():
+        try:
+            is_nifti_1, _ = NiftiImage.path_maybe_image(path)
+            return NiftiImage.from_filename(path) if is_nifti_1 else nib.load(path)
+        except ConversionError:
+            raise
+        except ValueError:
+            raise ConversionError(DAMAGED) from None
+
+
 def _check_nifti(path: Path, rectangular: bool) -> None:
-    image: Any = nib.load(path)
+    image = _load_nifti(path)
     voxels, header = image.dataobj, image.header
     num_bytes, num_bad = 0, 0
     with path.open("rb") as file:
@@ -248,8 +265,7 @@ def _check_one_geometry(path: Path, image: sitk.Image) -> None:
     Raises:
         ConversionError: They differ.
     """
-    stated: Any = nib.load(path)
-    header = stated.header
+    header = _load_nifti(path).header
     if header["sform_code"] == 0 or header["qform_code"] == 0:
         return
     for affine in (header.get_sform(), header.get_qform()):

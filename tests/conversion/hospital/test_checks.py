@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import struct
 from dataclasses import replace
 
 import nibabel as nib
@@ -273,6 +274,23 @@ def test_other_units_of_length_than_mm(unit, factor, cosine, hospital, raw):
     for voxel in ((0, 0, 0), (11, 13, 9)):
         place = (np.diag([-1, -1, 1, 1]) @ affine @ [*voxel, 1])[:3]
         assert np.linalg.norm(np.array(found.TransformIndexToPhysicalPoint(voxel)) - place) < 0.01
+
+
+def set_quaternion(path, value):
+    """State a half turn by a quaternion of this length in a NIfTI file without another geometry."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = struct.pack("<hh", 1, 0)  # qform_code and sform_code
+    content[256:268] = struct.pack("<fff", 0, 0, value)
+    path.write_bytes(gzip.compress(content))
+
+
+def test_a_rounded_quaternion_ends_no_conversion(hospital, raw, refused):
+    set_quaternion(hospital / ALONE, 1.3)
+    refused(convert(hospital), "Liver_0005", "expected a length of 1 at most; export the file again")
+    assert convert(hospital, "--skip-bad", "--dry-run") == 0
+    set_quaternion(hospital / ALONE, 1.000002)
+    assert convert(hospital) == 0
+    assert written(raw, "imagesUnlabeled/Liver_0005_0000.nii.gz").GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
 def test_header_with_two_geometries(hospital, raw, refused):
