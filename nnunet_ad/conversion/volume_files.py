@@ -52,7 +52,8 @@ def check_intact(path: Path, rectangular: bool = True) -> None:
 
     Raises:
         ConversionError: The file cannot be opened, is truncated or damaged, or is a NIfTI file with values that are not
-            finite or axes that are not perpendicular, which the library that reads it would hide or refuse.
+            finite, in its voxels or geometry, or axes that are not perpendicular, which the library that reads it would
+            hide or refuse.
     """
     with _damage_as_error():
         match image_suffix(path):
@@ -228,6 +229,10 @@ def _check_nifti(path: Path, rectangular: bool) -> None:
     if num_bad:  # the library that reads the volume would put zeros there
         raise ConversionError(
             f"the file has {num_bad} NaN or infinite value(s), expected finite ones; repair or replace the file"
+        )
+    if not np.isfinite(image.affine).all():  # on which the library that reads the volume may hang
+        raise ConversionError(
+            "the header states the geometry with NaN or infinite numbers, expected finite ones; export the file again"
         )
     if rectangular and header["sform_code"] > 0:
         _check_perpendicular(header.get_sform()[:3, :3])

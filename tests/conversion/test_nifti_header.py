@@ -53,3 +53,14 @@ def test_that_of_nifti_2_is_no_traceback(tmp_path):
     path = write(tmp_path / "a.nii", (0, 0, 1.000002), kind=nib.Nifti2Image)
     with pytest.raises(ConversionError, match="damaged"):
         check_intact(path)
+
+
+@pytest.mark.parametrize("number", [np.nan, -np.inf])
+def test_a_position_that_is_no_number_is_told(tmp_path, number):
+    """On some of these SimpleITK never returns."""
+    image = nib.Nifti1Image(VALUES, np.eye(4))
+    image.header["srow_y"][3] = number
+    image.header["sform_code"] = 1
+    nib.save(nib.Nifti1Image(VALUES, None, image.header), tmp_path / "a.nii")
+    with pytest.raises(ConversionError, match="the geometry with NaN or infinite numbers, expected finite ones"):
+        check_intact(tmp_path / "a.nii")
