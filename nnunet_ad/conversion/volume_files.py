@@ -265,24 +265,46 @@ def _check_perpendicular(axes: np.ndarray) -> None:
 
 
 def _check_one_geometry(path: Path, image: sitk.Image) -> None:
-    """Check that both of a NIfTI header's statements of the geometry, where there are two, say the same.
+    """Check that each of a NIfTI header's statements of the geometry, qform and sform, is what was read.
+
+    SimpleITK takes the spacing from a third statement, pixdim, also where there is an sform.
 
     Raises:
-        ConversionError: They differ.
+        ConversionError: One differs.
     """
     header = _load_nifti(path).header
-    if header["sform_code"] == 0 or header["qform_code"] == 0:
-        return
-    for affine in (header.get_sform(), header.get_qform()):
-        axes = np.diag([-1.0, -1.0, 1.0]) @ affine_in_mm(affine, header)[:3]  # NIfTI's x and y run the other way
-        expected = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-        corner = np.array([*(np.array(image.GetSize()) - 1), 1.0])
-        read = np.column_stack([expected, image.GetOrigin()])
-        if np.abs((axes - read) @ corner).max() > 0.1 * min(image.GetSpacing()):
+    forms = [form for form in ("sform", "qform") if header[f"{form}_code"] > 0]
+    read = np.column_stack([np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing(), image.GetOrigin()])
+    corner = np.array([*(np.array(image.GetSize()) - 1), 1.0])
+    for form in forms:
+        affine = affine_in_mm(getattr(header, f"get_{form}")(), header)
+        stated = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]  # NIfTI's x and y run the other way
+        if np.abs((stated - read) @ corner).max() <= 0.1 * min(image.GetSpacing()):
+            continue
+        if len(forms) == 2:
             raise ConversionError(
                 "the header states two positions of the volume that differ (qform and sform), expected one; "
                 "export the file again, or remove the wrong one"
             )
+        _check_lengths(form, np.linalg.norm(stated[:, :3], axis=0), np.array(image.GetSpacing()))
+        raise ConversionError(
+            "pixdim in the header holds a negative length, or a first number other than -1, 0 and 1, from which "
+            f"readers make different things; expected what its {form} says; export the file again"
+        )
+
+
+def _check_lengths(form: str, lengths: np.ndarray, spacing: np.ndarray) -> None:
+    """Check that voxels are as long by an affine as by the spacing beside it.
+
+    Raises:
+        ConversionError: They are not.
+    """
+    if not np.allclose(lengths, spacing):
+        raise ConversionError(
+            f"the header states two geometries that differ, voxels of {lengths.round(4).tolist()} mm by its {form} and "
+            f"of {spacing.round(4).tolist()} mm by its pixdim, expected one; export the file again, or correct the "
+            "wrong one"
+        )
 
 
 def _check_nrrd(path: Path) -> None:

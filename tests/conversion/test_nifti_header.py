@@ -64,3 +64,34 @@ def test_a_position_that_is_no_number_is_told(tmp_path, number):
     nib.save(nib.Nifti1Image(VALUES, None, image.header), tmp_path / "a.nii")
     with pytest.raises(ConversionError, match="the geometry with NaN or infinite numbers, expected finite ones"):
         check_intact(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("unit", ["mm", "micron", "meter", "unknown"])
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_a_single_consistent_geometry_is_read(tmp_path, form, unit, mirrored):
+    cos, sin, mirror = np.cos(0.2), np.sin(0.2), -1 if mirrored else 1
+    affine = np.array(
+        [[0.8 * cos, -0.9 * sin, 0, 7], [0.8 * sin, 0.9 * cos, 0, -9], [0, 0, 2.5 * mirror, 5], [0, 0, 0, 1]]
+    )
+    factor = {"micron": 1000, "meter": 0.001}.get(unit, 1)
+    image = nib.Nifti1Image(VALUES, None)
+    image.header.set_xyzt_units(unit)
+    image.set_qform(np.diag([*3 * [factor], 1]) @ affine, int(form == "qform"))
+    image.set_sform(np.diag([*3 * [factor], 1]) @ affine, int(form == "sform"))
+    nib.save(nib.Nifti1Image(VALUES, None, image.header), tmp_path / "a.nii")
+    assert nib.load(tmp_path / "a.nii").header["pixdim"][0] == mirror
+    read = read_file(tmp_path / "a.nii", None)
+    for voxel in ((0, 0, 0), (5, 4, 3)):
+        place = (np.diag([-1, -1, 1, 1]) @ affine @ [*voxel, 1])[:3]
+        np.testing.assert_allclose(read.TransformIndexToPhysicalPoint(voxel), place, atol=1e-4)
+
+
+@pytest.mark.parametrize(("index", "value"), [(0, -3), (3, -4)])
+def test_a_qform_that_readers_take_in_different_ways_is_refused(tmp_path, index, value):
+    path = write(tmp_path / "a.nii", (0, 0, 0))
+    content = bytearray(path.read_bytes())
+    content[76 + 4 * index : 80 + 4 * index] = np.float32(value).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match=r"a negative length, or a first number other than .* its qform"):
+        read_file(path, None)

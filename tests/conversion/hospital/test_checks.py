@@ -303,6 +303,21 @@ def test_header_with_two_geometries(hospital, raw, refused):
     refused(convert(hospital), "Liver_0005", "two positions of the volume that differ (qform and sform)")
 
 
+def test_sform_whose_lengths_are_not_the_spacing(hospital, raw, refused):
+    """SimpleITK would take the directions from one and the spacing from the other."""
+    image = nib.load(hospital / ALONE)
+    image.set_sform(image.affine, 1)
+    image.set_qform(None, 0)
+    image.header["pixdim"][1:4] = 1
+    nib.save(nib.Nifti1Image(np.array(image.dataobj), None, image.header), hospital / ALONE)
+    refused(
+        convert(hospital),
+        "Liver_0005",
+        "two geometries that differ, voxels of [0.8, 0.9, 2.5] mm by its sform and of [1.0, 1.0, 1.0] mm by its pixdim",
+        "expected one; export the file again, or correct the wrong one",
+    )
+
+
 @pytest.mark.parametrize("extent", [1, 2, 3])
 def test_tiny_dimension(extent, hospital, raw, refused):
     change(hospital / ALONE, lambda volume: volume[:, :, :extent])
