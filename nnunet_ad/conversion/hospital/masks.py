@@ -178,7 +178,13 @@ class MaskSource:
 
     def _frame_in(self, file: Path) -> int | None:
         """Return which volume of a file is the mask; the only one where it was drawn on one volume of the image."""
-        if self.frame is None or num_frames(file) > 1:
+        found = num_frames(file)
+        if self.frame is None and found > 1:
+            raise ConversionError(
+                f"the mask has {found} volumes, but the image is one, expected one label map, or one file a structure; "
+                "give such files, each with one volume"
+            )
+        if self.frame is None or found > 1:
             return self.frame
         if self.num_frames > 1:
             raise ConversionError(

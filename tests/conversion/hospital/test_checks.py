@@ -423,15 +423,18 @@ def test_mask_of_the_only_structure_with_another_value(hospital, raw, refused):
     assert convert(hospital) == 0
 
 
+def test_4d_mask_of_a_3d_image(hospital, raw, refused):
+    """--frames chooses volumes of the image, of which there is one only."""
+    change(hospital / MASK, lambda volume: sitk.JoinSeries([volume, volume], 0.0, 1.0))
+    for options in ((), ("--frames", 0)):
+        words = "the mask has 2 volumes, but the image is one, expected one label map, or one file a structure"
+        assert "--frames" not in refused(convert(hospital, *options), "Liver_0001", words, "give")
+
+
 def test_4d_image_without_frames(hospital, raw, refused):
     change(hospital / ALONE, lambda volume: sitk.JoinSeries([volume, volume + 1], 0.0, 1.0))
     refused(convert(hospital), "Liver_0005", "found 4 dimensions with 2 volumes", "--frames")
     refused(convert(hospital, "--frames", 2), "Liver_0005", "frame 2", "hence no 2")
-
-
-def test_4d_mask_of_a_3d_image(hospital, raw, refused):
-    change(hospital / MASK, lambda volume: sitk.JoinSeries([volume, volume], 0.0, 1.0))
-    refused(convert(hospital), "Liver_0001", "mask: found 4 dimensions with 2 volumes")
 
 
 def test_colours(hospital, raw, refused):
