@@ -5,6 +5,7 @@ are compared here: a damaged file must not pass as an image.
 """
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 MAX_COSINE = 1e-3  # between axes that are called perpendicular
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_HEADER_BYTES = 1 << 20
+_MM = {"", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}  # or unknown, NRRD's "???"
 _CHUNK = 1 << 20  # bytes, a multiple of every number's length
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError, OverflowError)
 DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
@@ -85,7 +87,7 @@ def read_file(path: Path, frame: int | None) -> sitk.Image:
 
     Raises:
         ConversionError: The file cannot be read, holds several volumes and no frame was chosen, has no such frame, its
-            voxels are no single real numbers, or its axes are not perpendicular.
+            voxels are no single real numbers, its axes are not perpendicular, or its lengths are not in mm.
     """
     header = _header(path)
     size = _size(header)
@@ -110,6 +112,8 @@ def read_file(path: Path, frame: int | None) -> sitk.Image:
     _check_perpendicular(np.reshape(image.GetDirection(), (3, 3)))
     if image_suffix(path) in (".nii", ".nii.gz"):
         _check_one_geometry(path, image)
+    else:
+        _check_unit(path)
     return image
 
 
@@ -309,12 +313,7 @@ def _check_lengths(form: str, lengths: np.ndarray, spacing: np.ndarray) -> None:
 
 def _check_nrrd(path: Path) -> None:
     with path.open("rb") as file:
-        fields = {}
-        for line in _header_lines(file):
-            if not line.strip():
-                break
-            key, _, value = line.partition(": ")
-            fields[key.strip().lower()] = value.strip().lower()
+        fields = _nrrd_fields(file)
         if "data file" in fields or "datafile" in fields:
             raise ConversionError("the voxels are in another file than the header; export one NRRD file")
         if fields.get("encoding") in ("gzip", "gz"):
@@ -323,12 +322,7 @@ def _check_nrrd(path: Path) -> None:
 
 def _check_mha(path: Path) -> None:
     with path.open("rb") as file:
-        fields = {}
-        for line in _header_lines(file):
-            key, _, value = line.partition("=")
-            fields[key.strip().lower()] = value.strip().lower()
-            if key.strip().lower() == "elementdatafile":
-                break
+        fields = _mha_fields(file)
         if fields.get("elementdatafile") != "local":
             raise ConversionError("the voxels are in another file than the header; export one MHA file")
         if fields.get("compresseddata") == "true":
@@ -339,6 +333,47 @@ def _check_mha(path: Path) -> None:
             width = types.get(fields.get("elementtype", "").removeprefix("met_"), 1)
             if path.stat().st_size - file.tell() < prod(size) * width:
                 raise EOFError
+
+
+def _check_unit(path: Path) -> None:
+    """Check that the lengths in a NRRD or MHA file are in mm, for which SimpleITK takes all numbers.
+
+    Raises:
+        ConversionError: They are not.
+    """
+    with path.open("rb") as file:
+        if image_suffix(path) == ".mha":
+            units = [_mha_fields(file).get("distanceunits", "")]
+        else:
+            fields = _nrrd_fields(file)
+            stated = (re.findall('"([^"]*)"', fields.get(name, "")) for name in ("space units", "units"))
+            units = [unit for each in stated for unit in each[:3]]  # a fourth one is of time
+    if others := [unit for unit in units if unit not in _MM]:
+        raise ConversionError(
+            f"the header states lengths in {others[0]}, expected mm; export the file again with lengths in mm"
+        )
+
+
+def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
+    """Return the fields of a header in lower case; the file stands where the voxels begin."""
+    fields = {}
+    for line in _header_lines(file):
+        if not line.strip():
+            break
+        key, _, value = line.partition(": ")
+        fields[key.strip().lower()] = value.strip().lower()
+    return fields
+
+
+def _mha_fields(file: BinaryIO) -> dict[str, str]:
+    """Return the fields of a header in lower case; the file stands where the voxels begin."""
+    fields = {}
+    for line in _header_lines(file):
+        key, _, value = line.partition("=")
+        fields[key.strip().lower()] = value.strip().lower()
+        if key.strip().lower() == "elementdatafile":
+            break
+    return fields
 
 
 def _header_lines(file: BinaryIO) -> Iterator[str]:

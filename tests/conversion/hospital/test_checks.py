@@ -25,6 +25,7 @@ from hospital_helpers import (
 )
 
 from nnunet_ad.conversion.hospital.grid import Grid
+from nnunet_ad.conversion.volume_files import read_file
 
 IMAGE, MASK, ALONE = "labeled/images/ann.nii.gz", "labeled/masks/ann.nii.gz", "unlabeled/eva.nii.gz"
 
@@ -301,6 +302,71 @@ def test_header_with_two_geometries(hospital, raw, refused):
     image.set_sform(image.affine, 1)
     nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), hospital / ALONE)
     refused(convert(hospital), "Liver_0005", "two positions of the volume that differ (qform and sform)")
+
+
+NRRD = """NRRD0005
+type: short
+dimension: {dimension}
+sizes: {sizes}
+encoding: raw
+endian: little
+{geometry}
+
+"""
+IN_SPACE = """space: left-posterior-superior
+space directions: (0.8,0,0) (0,0.9,0) (0,0,2.5)
+"""
+MHA = """NDims = 3
+DimSize = 12 14 10
+ElementSpacing = 0.8 0.9 2.5
+DistanceUnits = {geometry}
+ElementType = MET_SHORT
+ElementDataFile = LOCAL
+"""
+
+
+def write_with_unit(folder, geometry):
+    """Write a case's image with these lines of a NRRD header, or this unit of MHA."""
+    is_nrrd, num_frames = ":" in geometry, 2 if '"s"' in geometry else 1
+    sizes = "12 14 10" if num_frames == 1 else "12 14 10 2"
+    header = (NRRD if is_nrrd else MHA).format(dimension=len(sizes.split()), sizes=sizes, geometry=geometry)
+    path = folder / ("eva.nrrd" if is_nrrd else "eva.mha")
+    path.write_bytes(header.encode() + num_frames * make_arrays("eva")[0].astype("<i2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("geometry", "unit"),
+    [
+        (IN_SPACE + 'space units: "um" "um" "um"', "um"),
+        ('spacings: 0.8 0.9 2.5\nunits: "mm" "mm" "cm"', "cm"),
+        ('spacings: 0.8 0.9 2.5\nunits: "microns" "microns" "microns"', "microns"),
+        ("um", "um"),
+        ("cm", "cm"),
+    ],
+)
+def test_lengths_of_nrrd_and_mha_that_are_not_in_mm(geometry, unit, hospital, raw, refused):
+    (hospital / ALONE).unlink()
+    write_with_unit(hospital / "unlabeled", geometry)
+    refused(convert(hospital), "Liver_0005", f"the header states lengths in {unit}, expected mm; export the file again")
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        IN_SPACE + 'space units: "mm" "mm" "mm"',
+        'spacings: 0.8 0.9 2.5\nunits: "mm" "" "???"',
+        'spacings: 0.8 0.9 2.5 1\nunits: "mm" "mm" "mm" "s"',
+        "spacings: 0.8 0.9 2.5",
+        "mm",
+        "?",
+        "",
+    ],
+)
+def test_lengths_of_nrrd_and_mha_in_mm(geometry, tmp_path):
+    image = read_file(write_with_unit(tmp_path, geometry), 0)
+    assert image.GetSpacing() == pytest.approx((0.8, 0.9, 2.5))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), make_arrays("eva")[0])
 
 
 def test_sform_whose_lengths_are_not_the_spacing(hospital, raw, refused):
