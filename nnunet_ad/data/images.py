@@ -21,7 +21,7 @@ def unlabeled_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Pa
     folder = raw_dataset / UNLABELED_IMAGES
     if not folder.is_dir():
         return {}
-    _refuse_what_would_be_left_out(folder, dataset_json["file_ending"])
+    check_no_image_is_left_out(folder, dataset_json["file_ending"])
     cases = images_of_folder(folder, dataset_json)
     for case in cases:
         if case.endswith("_seg") and case.removesuffix("_seg") in cases:
@@ -67,7 +67,17 @@ def images_of_folder(
     return cases
 
 
-def _refuse_what_would_be_left_out(folder: Path, ending: str) -> None:
+def check_no_image_is_left_out(folder: Path, ending: str, which_images: str = "all images of the dataset") -> None:
+    """Check that :func:`images_of_folder` passes over no image of a folder.
+
+    Args:
+        folder: The folder.
+        ending: The ending of the images that it returns.
+        which_images: What an error calls those that have this ending.
+
+    Raises:
+        ValueError: An image file has another ending that nnU-Net knows, or is a link to nothing.
+    """
     of_images = {ending, *(known for reader in LIST_OF_IO_CLASSES for known in reader.supported_file_endings)}
     for file in sorted(folder.iterdir()):
         if not any(file.name.lower().endswith(known) for known in of_images):
@@ -76,7 +86,7 @@ def _refuse_what_would_be_left_out(folder: Path, ending: str) -> None:
             raise ValueError(f"{file} is a link to a file that is not there. Mend or remove the link.")
         if file.is_file() and not file.name.endswith(ending):
             raise ValueError(
-                f"{file}: all images of the dataset end in {ending} (file_ending in dataset.json). Convert the file or "
+                f"{file}: {which_images} end in {ending} (file_ending in dataset.json). Convert the file or "
                 "move it elsewhere."
             )
 

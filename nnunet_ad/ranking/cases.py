@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
-from nnunet_ad.data.images import images_of_folder
+from nnunet_ad.data.images import check_no_image_is_left_out, images_of_folder
 from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled
 from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, preprocessing_of
 from nnunet_ad.ranking.model import TrainedModel
@@ -71,12 +71,14 @@ def image_files(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:
     """Return the image files of each case of a folder, see :func:`images_of_folder`.
 
     Raises:
-        ValueError: If the folder is missing or has no image, or if a case has not the files of the model's channels.
+        ValueError: If the folder is missing or has no image, if a case has not the files of the model's channels, or if
+            an image file has another ending than the model's or is a link to nothing.
     """
     if not folder.is_dir():
         raise ValueError(f"the folder of images {folder} does not exist")
+    ending = dataset_json["file_ending"]
+    check_no_image_is_left_out(folder, ending, "the images that the model was trained on")
     cases = images_of_folder(folder, dataset_json, "the model was trained on")
     if not cases:
-        ending = dataset_json["file_ending"]
         raise ValueError(f"{folder} has no image; expected files named CASE_0000{ending}, as in imagesTr/")
     return cases

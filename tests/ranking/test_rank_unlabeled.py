@@ -259,6 +259,22 @@ def test_a_file_without_the_number_of_its_channel_is_named(trained, tmp_path, ca
     assert "such as patient_1_0000.nii.gz" in error_of(capsys)
 
 
+def test_images_with_another_ending_are_not_left_out_silently(trained, tmp_path, capsys):
+    images = shutil.copytree(trained / "nnUNet_raw" / DATASET / "imagesUnlabeled", tmp_path / "images")
+    for name in ("scan_0000.nii", "scan_0000.mha"):
+        (images / name).touch()
+        assert rank(tmp_path / "out", "-i", str(images)) == 1
+        assert (
+            f"{images / name}: the images that the model was trained on end in .nii.gz (file_ending in dataset.json). "
+            "Convert the file or move it elsewhere." in error_of(capsys)
+        )
+        (images / name).unlink()
+    (images / "scan_0000.nii.gz").symlink_to("nowhere")
+    assert rank(tmp_path / "out", "-i", str(images)) == 1
+    assert "is a link to a file that is not there" in error_of(capsys)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_cases_that_other_trainings_use_stay_as_they_are_after_planning_anew(trained, tmp_path, capsys):
     assert rank(tmp_path / "first", "--steps", "1", "--top", "0") == 0
     folder = trained / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_3d_fullres_unlabeled"
