@@ -15,7 +15,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "shrink-plans",
         help="write plans with sizes of your own, such as small ones for a CPU",
         description="Write plans with features, patch and batch of your own beside those of a planned dataset, such as "
-        "small ones for training on a CPU; train with -p. The preprocessed data are shared with the original plans.",
+        "small ones for training on a CPU; train with -p. The preprocessed data are shared with the original plans. To "
+        "change a second configuration of plans that this command wrote, name them twice: -p PLANS -o PLANS.",
     )
     parser.add_argument("-d", metavar="DATASET", dest="dataset", required=True, help="number or name of the dataset")
     parser.add_argument(

@@ -16,6 +16,7 @@ from nnunet_ad.whole_file import written_whole
 
 MIN_BOTTLENECK = 4  # voxels along each axis, as nnU-Net's planner
 _SHRUNK_FROM = "shrunk_from"  # marks the plans written here, which alone may be replaced; nnU-Net passes over it
+_SHRUNK = "shrunk_configurations"  # the names of those that are smaller than in the plans it was shrunk from
 _BLOCK_COUNTS = ("n_conv_per_stage", "n_blocks_per_stage")  # PlainConv and ResidualEncoder plans
 
 
@@ -42,7 +43,7 @@ def shrink_plans(
     Raises:
         ValueError: The configuration is unknown or takes its architecture from another one, the patch has another
             number of axes than the configuration or an axis shorter than four voxels, a number is not positive, or
-            the name is that of the original plans.
+            the name is that of plans that were not shrunk.
     """
     _check(plans, configuration, base_features, patch_size, batch_size, name)
     small = deepcopy(plans)
@@ -69,25 +70,38 @@ def write_small_plans(
     """Write smaller plans beside the plans ``source_name`` of a planned dataset, and return the new file's path.
 
     The other arguments are those of :func:`shrink_plans`. Plans of that name are replaced if they were written here.
+    Where ``name`` is ``source_name``, they keep their other configurations, and the one to shrink is taken anew from
+    the plans that they were shrunk from.
 
     Raises:
         FileNotFoundError: The dataset has no plans of that name.
-        ValueError: As :func:`shrink_plans`, or the new file would replace the original plans or others.
+        ValueError: As :func:`shrink_plans`, or the new file would replace the original plans or others, or plans with
+            another shrunk configuration.
     """
-    source = Path(preprocessed_dataset_folder) / f"{source_name}.json"
-    if not source.is_file():
-        raise FileNotFoundError(f"no plans {source}: plan the dataset first with nnUNetv2_plan_and_preprocess")
-    plans = json.loads(source.read_text(encoding="utf-8"))
+    folder = Path(preprocessed_dataset_folder)
+    plans, target = _read(folder, source_name), folder / f"{name}.json"
+    is_in_place = source_name == name and _is_ours(target)
+    if is_in_place:
+        source_name = plans[_SHRUNK_FROM]
+        original = _read(folder, source_name)["configurations"]
+        plans["configurations"] |= {key: original[key] for key in original if key == configuration}
     small = shrink_plans(plans, configuration, base_features, patch_size, batch_size, name)
-    small[_SHRUNK_FROM] = source_name
-    target = source.with_name(f"{name}.json")
-    _check_may_be_written(target, source)
+    small |= {_SHRUNK_FROM: source_name, _SHRUNK: sorted({*plans.get(_SHRUNK, ()), configuration})}
+    if not is_in_place:
+        _check_may_be_written(target, folder / f"{source_name}.json", small[_SHRUNK])
     with written_whole(target) as temporary:
         temporary.write_text(json.dumps(small, indent=4) + "\n", encoding="utf-8")
     return target
 
 
-def _check_may_be_written(target: Path, source: Path) -> None:
+def _read(folder: Path, name: str) -> dict:
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no plans {file}: plan the dataset first with nnUNetv2_plan_and_preprocess")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _check_may_be_written(target: Path, source: Path, shrunk: Sequence[str]) -> None:
     if not target.exists():
         return
     if target.samefile(source):
@@ -96,6 +110,11 @@ def _check_may_be_written(target: Path, source: Path) -> None:
         raise ValueError(
             f"{target} exists and has no mark of nnunet_ad shrink-plans; give the new plans another name, or delete "
             "that file if an earlier version of the command wrote it"
+        )
+    if lost := set(_read(target.parent, target.stem).get(_SHRUNK, ())) - set(shrunk):
+        raise ValueError(
+            f"{target} has a smaller {', '.join(sorted(lost))}, which would have its full size again; to keep it, "
+            f"change these plans: -p {target.stem} -o {target.stem}; else give the new ones another name"
         )
 
 
@@ -128,7 +147,7 @@ def _check(plans: dict, configuration: str, base_features: int, patch_size: Sequ
         raise ValueError(f"patch size {list(patch_size)}: every axis needs at least {MIN_BOTTLENECK} voxels")
     if base_features < 1 or batch_size < 1:
         raise ValueError(f"features and batch size must be positive, got {base_features} and {batch_size}")
-    if name == plans["plans_name"]:
+    if name == plans["plans_name"] and _SHRUNK_FROM not in plans:
         raise ValueError(f"the new plans need another name than the original ones, {name!r}")
 
 

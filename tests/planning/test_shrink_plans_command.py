@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 
 import pytest
 
@@ -40,6 +41,20 @@ def test_plans_of_others_are_not_replaced(planned, capsys):
         "new plans another name, or delete that file if an earlier version of the command wrote it\n"
     )
     assert (planned / "Mine.json").read_text() == "{}"
+
+
+def test_two_configurations_are_shrunk_one_after_the_other(planned, capsys):
+    plans = json.loads((planned / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"] = deepcopy(plans["configurations"]["3d_fullres"]) | {"spacing": [1.0, 1.0]}
+    (planned / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert _shrink("-d 7 -c 3d_fullres --features 4 --patch 16 16 16 -o T") == 0
+    assert _shrink("-d 7 -c 2d --features 4 --patch 32 32 -o T") == 1
+    assert "to keep it, change these plans: -p T -o T" in capsys.readouterr().err
+    assert _shrink("-d 7 -c 2d --features 4 --patch 32 32 -p T -o T") == 0
+    configurations = json.loads((planned / "T.json").read_text())["configurations"]
+    assert [settings["patch_size"] for settings in configurations.values()] == [[16, 16, 16], [32, 32]]
+    assert _shrink("-d 7 -p nnUNetPlans -o nnUNetPlans --patch 16 16 16") == 1
+    assert "need another name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def _shrink(folder, name, source="nnUNetPlans", batch_size=2):
 
 def test_plans_that_were_written_here_are_replaced_and_their_mark_changes_nothing(folder):
     small = json.loads(_shrink(folder, "Small").read_text())
-    assert small.pop("shrunk_from") == "nnUNetPlans"
+    assert (small.pop("shrunk_from"), small.pop("shrunk_configurations")) == ("nnUNetPlans", ["3d_fullres"])
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     assert small == shrink_plans(plans, "3d_fullres", 4, (16, 16, 16), 2, "Small")
     assert PlansManager(str(_shrink(folder, "Small", batch_size=3))).get_configuration("3d_fullres").batch_size == 3
@@ -187,6 +187,29 @@ def test_no_other_file_is_replaced(folder, source, name, message):
     with pytest.raises(ValueError, match=message):
         _shrink(folder, name, source, batch_size=3)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_second_configuration_does_not_undo_the_first(folder):
+    first = json.loads(_shrink(folder, "Small").read_text())
+    before = (folder / "Small.json").read_bytes()
+    with pytest.raises(ValueError, match=r"3d_fullres, which would have its full size again; .*-p Small -o Small"):
+        write_small_plans(folder, "2d", 8, (48, 64), 4, "Small")
+    assert (folder / "Small.json").read_bytes() == before
+    both = json.loads(write_small_plans(folder, "2d", 8, (48, 64), 4, "Small", "Small").read_text())
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    alone = shrink_plans(plans, "2d", 8, (48, 64), 4, "Small")
+    assert both["configurations"] == first["configurations"] | {"2d": alone["configurations"]["2d"]}
+    assert (both["shrunk_from"], both["shrunk_configurations"]) == ("nnUNetPlans", ["2d", "3d_fullres"])
+    assert json.loads(_shrink(folder, "Other", "Small").read_text())["configurations"] == both["configurations"]
+
+
+def test_a_configuration_that_is_changed_in_place_may_grow(folder):
+    """Its stages and the largest number of features are those of the original plans, not of the smaller ones."""
+    _shrink(folder, "Small")
+    grown = write_small_plans(folder, "3d_fullres", 100, (64, 64, 64), 2, "Small", "Small")
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
+    expected = shrink_plans(plans, "3d_fullres", 100, (64, 64, 64), 2, "Small")
+    assert json.loads(grown.read_text())["configurations"] == expected["configurations"]
 
 
 def test_missing_plans_say_what_to_run(tmp_path):
