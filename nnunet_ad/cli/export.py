@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    from nnunet_ad.model_sharing.export import ModelName, export_model
+    from nnunet_ad.model_sharing.export import ModelName, export_model, postprocessing_of
 
     dataset = maybe_convert_to_dataset_name(arguments.dataset)
     model = ModelName(dataset, arguments.trainer, arguments.plans, arguments.checkpoint)
@@ -59,5 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             f"To predict: nnUNetv2_predict -d {dataset} -i IMAGES -o OUT -c {configuration} -tr {model.trainer} "
             f"-p {model.plans} -f {' '.join(arguments.folds)}{checkpoint}"
+        )
+    for file in postprocessing_of(model, arguments.configurations, arguments.folds):
+        print(
+            f"NOTE: nnU-Net's postprocessing for these folds, {file}, is not in {arguments.output.name}: it is a "
+            "pickle, which can run code when it is loaded. Give it along for nnUNetv2_apply_postprocessing."
         )
     return 0

@@ -92,6 +92,16 @@ def export_model(
     return output.stat().st_size / sum(file.stat().st_size for found in files.values() for file in found)
 
 
+def postprocessing_of(model: ModelName, configurations: Sequence[str], folds: Sequence[int | str]) -> list[Path]:
+    """Return the files with the postprocessing that nnU-Net found for these folds together.
+
+    They are not exported: they are pickles, which can run code when they are loaded.
+    """
+    start, wanted = "crossval_results_folds_", {str(fold) for fold in folds}
+    files = (file for c in configurations for file in sorted(model.folder(c).glob(f"{start}*/postprocessing.pkl")))
+    return [file for file in files if set(file.parent.name.removeprefix(start).split("_")) == wanted]
+
+
 def _checkpoint_file(model: ModelName, configuration: str, fold: int | str) -> Path:
     file = model.folder(configuration) / f"fold_{fold}" / model.checkpoint
     if not file.is_file():

@@ -21,6 +21,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
 )
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -186,6 +187,25 @@ def test_an_exported_model_can_be_exported_again(save_training, install, dataset
         with zipfile.ZipFile(dataset / name) as archive:
             contents.append({member: archive.read(member) for member in archive.namelist()})
     assert contents[0] == contents[1]
+    with pytest.raises(FileNotFoundError, match=r"progress\.png"):  # as docs/sharing-models.md says
+        export_pretrained_model(500, str(dataset / "hosts.zip"), ("3d_fullres",), "nnUNetTrainerAD_1epoch", PLANS, (0,))
+
+
+def test_postprocessing_that_stays_behind_is_named(save_training, dataset, capsys):
+    folder = save_training().parents[1]
+    save_training(fold=1)
+    for folds in ("0", "0_1", "0_1_2"):
+        (folder / f"crossval_results_folds_{folds}").mkdir()
+        (folder / f"crossval_results_folds_{folds}" / "postprocessing.pkl").touch()
+    for folds, of_folds in ((["0"], "0"), (["1", "0", "1"], "0_1"), (["1"], None)):
+        assert export(dataset / "model.zip", "-f", *folds) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("NOTE: ")]
+        assert len(notes) == (of_folds is not None)
+        if notes:
+            assert f"{folder / f'crossval_results_folds_{of_folds}' / 'postprocessing.pkl'}, is not in" in notes[0]
+            assert "nnUNetv2_apply_postprocessing" in notes[0]
+    with zipfile.ZipFile(dataset / "model.zip") as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".pkl")]
 
 
 def test_an_exported_model_does_not_train_nor_rank(save_training, install, dataset, make_trainer, tmp_path, capsys):
