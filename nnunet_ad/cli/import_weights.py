@@ -68,7 +68,9 @@ def _target(arguments: argparse.Namespace) -> "Target | None":
 
 def _print(found: "Import") -> None:
     total = len(found.filled) + len(found.unknown) + len(found.other_shape)
-    print(f"Filled {len(found.filled)} of {total} parameters of encoder and three decoders. Left as drawn:")
+    print(f"Filled {len(found.filled)} of {total} parameters of encoder and three decoders.")
+    if len(found.filled) < total:
+        print("Left as drawn:")
     for name, (own, there) in found.other_shape.items():
         print(f"  {name}: {own}, in the checkpoint {there}")
     for part in sorted({".".join(name.split(".")[:2]) for name in found.unknown}):

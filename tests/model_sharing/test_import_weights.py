@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -161,6 +162,15 @@ def test_trainings_with_other_switches_start_from_each_other(save_training, make
         plain = name.removeprefix("average.").replace("separate_stem", "image_encoder.stem")
         if plain in theirs:
             assert torch.equal(ours[name], theirs[plain]), name
+
+
+def test_where_everything_was_filled_nothing_is_left(save_training, dataset, capsys):
+    source = save_training()
+    capsys.readouterr()
+    assert main(["import-weights", str(source), str(dataset / "out.pth")]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Filled (\d+) of \1 parameters of encoder and three decoders\.", first)
+    assert second.startswith("Written: ")
 
 
 def test_of_a_training_with_other_classes_all_but_what_sees_classes_is_taken(save_training, dataset, capsys):
