@@ -65,7 +65,8 @@ def find_cases(root: Path, names: Collection[str], layouts: Sequence[Layout]) ->
         raise ConversionError(
             f"{len(missing)} of the {len(found)} cases of the public lists are missing, the first of them "
             f"{', '.join(missing[:3])}; expected {' or '.join(layout.words for layout in layouts)}, in {root} or at "
-            f"most {SEARCH_DEPTH} levels below it; give the folder of the complete dataset with -i"
+            f"most {SEARCH_DEPTH} levels below it; give the folder of the complete dataset with -i, and compress files "
+            "again that were unpacked to .nii"
         )
     for name in sorted(found):
         if len(found[name]) > 1:

@@ -144,7 +144,7 @@ def read_label(path: Path, case: str, structures: tuple[str, ...]) -> sitk.Image
     fractions = [value for value in found if not float(value).is_integer()]
     if fractions:
         raise ConversionError(
-            f"the label has the value {fractions[0]:g}, expected whole numbers; repair or replace the label file"
+            f"the label has the value {float(fractions[0])!r}, expected whole numbers; repair or replace the label file"
         )
     mapping = {value: structures.index(CODES[value]) + 1 for value in CODES if CODES[value] in structures}
     if not mapping.keys() & set(found):

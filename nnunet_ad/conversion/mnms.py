@@ -244,7 +244,7 @@ def _check_files(folders: dict[str, Path], roles: dict[str, Role]) -> None:
         raise ConversionError(
             f"{len(without_image)} of the {len(roles)} subjects are missing, {_first(without_image)}; expected "
             f"<code>/<code>{IMAGE_ENDING} in {', '.join(SUBJECT_FOLDERS)}; give the folder of the complete dataset "
-            "with -i"
+            "with -i, and compress files again that were unpacked to .nii"
         )
     with_label = [code for code, role in roles.items() if role is not Role.UNLABELED]
     without_label = [code for code in with_label if not _file(folders[code], LABEL_ENDING).is_file()]

@@ -111,7 +111,8 @@ def compare(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> Comparis
         benchmark: the benchmark.
 
     Raises:
-        ValueError: the results are not of this benchmark: structures or domains differ, or a domain comes twice.
+        ValueError: the results are not of this benchmark: structures or domains differ, a result has several domains,
+            or a domain comes twice.
     """
     if not results:
         raise ValueError("no result was given; pass at least one evaluation.json.")
@@ -163,7 +164,7 @@ def _domain_values(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> d
         structures = [row["structure"] for row in result["overall"] if row["structure"] != MEAN]
         _match_structures(structures, MNMS_STRUCTURES, benchmark)
     values: dict[str, Value] = {}
-    for row in (row for result in results for row in result["per_domain"] if row["structure"] == MEAN):
+    for row in (_row_of_only_domain(result, benchmark) for result in results):
         domain = _domain(row["domain"])
         if domain not in benchmark.part_columns:
             raise ValueError(
@@ -173,11 +174,21 @@ def _domain_values(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> d
         if domain in values:
             raise ValueError(f"domain {domain} occurs in two of the results; pass one result for each target domain.")
         values[domain] = _value(row["metrics"]["Dice"], "Dice")
-    if not values:
-        raise ValueError(f"the result has no domains, but {benchmark.name} has; evaluate with the dataset given by -d.")
     if len(values) == len(benchmark.part_columns):
         values["Dice"] = Value(sum(value.mean for value in values.values()) / len(values))
     return values
+
+
+def _row_of_only_domain(result: dict[str, Any], benchmark: Benchmark) -> dict[str, Any]:
+    rows = [row for row in result["per_domain"] if row["structure"] == MEAN]
+    if not rows:
+        raise ValueError(f"the result has no domains, but {benchmark.name} has; evaluate with the dataset given by -d.")
+    if len(rows) > 1:
+        raise ValueError(
+            f"the result has cases of the domains {', '.join(row['domain'] for row in rows)}; a model of "
+            f"{benchmark.name} is tested on one, which it was not trained on: evaluate its predictions of imagesTs/."
+        )
+    return rows[0]
 
 
 def _value(summary: dict[str, Any], metric: str) -> Value:
@@ -191,8 +202,15 @@ def _notes(results: Sequence[dict[str, Any]], benchmark: Benchmark) -> tuple[str
     for result in results:
         name = result.get("dataset") or "ours"
         runs = len(result["runs"])
-        cases = len({case for run in result["runs"] for case in run["cases"]})
-        notes.append(f"{name}: protocol {result['protocol']['name']}, cases {cases}, runs {runs}.")
+        cases = {case for run in result["runs"] for case in run["cases"]}
+        notes.append(f"{name}: protocol {result['protocol']['name']}, cases {len(cases)}, runs {runs}.")
+        domain = _domain(_row_of_only_domain(result, benchmark)["domain"]) if benchmark.parts_are_domains else ""
+        expected = benchmark.test_cases(domain)
+        if cases != expected:
+            notes.append(
+                f"{name}: {len(cases & expected)} of the {len(cases)} scored cases are among the {len(expected)} "
+                "public test cases that the published numbers are of, so the two are of other cases and do not compare."
+            )
         if not result["complete"]:
             notes.append(f"{name}: incomplete, cases without a prediction or reference were left out.")
         if result["protocol"]["name"] != PAPER.name:

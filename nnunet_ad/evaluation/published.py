@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from nnunet_ad.conversion.folds import load_public_split
+
 METRICS = ("Dice", "Jaccard", "HD95", "ASD")
 PAPER_METHOD, LATER_METHOD = "paper", "later"
 DATA_FILE = "published_results.json"
@@ -51,6 +53,21 @@ class Benchmark:
     def paper(self) -> PublishedMethod:
         """The paper's method."""
         return self.methods[0]
+
+    def test_cases(self, domain: str = "") -> set[str]:
+        """Return the cases that the published numbers are of, as the converters name them.
+
+        Args:
+            domain: The target domain, where parts are domains.
+
+        Raises:
+            ConversionError: The package was installed without the public lists.
+        """
+        dataset, _, setting = self.name.partition("_")
+        public = load_public_split(dataset)
+        if self.parts_are_domains:
+            return {f"{subject}_{frame}" for subject in public["vendors"][domain] for frame in ("ED", "ES")}
+        return set(public.get(setting, public)["test"])
 
 
 def load_benchmarks() -> dict[str, Benchmark]:

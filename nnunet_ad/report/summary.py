@@ -145,6 +145,8 @@ def _seen_in_training(sources: Sources, cases: Sequence[RankedCase]) -> list[str
             "The scored cases were kept aside: the model has not learned from their labels. Whoever chooses between "
             "models by these numbers needs yet other cases to know how good the chosen one is."
         )
+    elif sources.trained_on:
+        sentences.append("None of the scored cases is a labelled training case of a fold of this dataset.")
     else:
         sentences.append("Whether the model was trained on some of the scored cases is not known here.")
     if sources.validation:

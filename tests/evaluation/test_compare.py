@@ -15,12 +15,13 @@ SHARED_NUMBERS = Path(__file__).resolve().parents[3] / "shared" / "published_res
 SYNAPSE_NAMES = {column: STRUCTURE_ALIASES[column][0] for column in load_benchmarks()["Synapse_20pct"].part_columns}
 
 
-def evaluated(folder, labels, domains=None, protocol="paper", prediction=LEFT_SHIFTED):
-    """Evaluate one small case, the structures stacked along x, and return the path of the result."""
+def evaluated(folder, labels, domains=None, protocol="paper", prediction=LEFT_SHIFTED, cases=("a",)):
+    """Evaluate small cases, the structures stacked along x, and return the path of the result."""
     values = [value for name, value in labels.items() if name != "background"]
     for name, region in (("ref", LEFT), ("pred", prediction)):
         stack = [box({1: region}) * value for value in values]
-        write_labels(folder / name / "a.nii.gz", np.concatenate(stack, axis=2).astype(np.uint8))
+        for case in cases:
+            write_labels(folder / name / f"{case}.nii.gz", np.concatenate(stack, axis=2).astype(np.uint8))
     dataset = write_dataset(folder, labels, domains)
     inputs = ["-p", str(folder / "pred"), "-r", str(folder / "ref"), "-d", str(dataset)]
     assert main(["evaluate", *inputs, "-o", str(folder / "out"), "--protocol", protocol, "-np", "1"]) == 0
@@ -113,6 +114,37 @@ def test_another_domain_is_not_a_target(tmp_path, capsys):
     status, _, error = compared(capsys, "MnMs_2pct", evaluated(tmp_path, labels, {"a": "CT"}))
     assert status == 1
     assert "the result has a domain 'CT'; MnMs_2pct has the target domains A, B, C, D" in error
+
+
+def test_a_result_of_several_domains_is_not_that_of_a_target(tmp_path, capsys):
+    labels = {"background": 0, "LV": 1, "MYO": 2, "RV": 3}
+    path = evaluated(tmp_path, labels, {"a": "A", "b": "B"}, cases="ab")
+    status, _, error = compared(capsys, "MnMs_2pct", path)
+    assert status == 1
+    assert "the result has cases of the domains A, B; a model of MnMs_2pct is tested on one" in error
+
+
+NOT_THESE = "public test cases that the published numbers are of"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "labels", "number", "domain"),
+    [
+        ("LASeg_5pct", ["left_atrium"], 20, None),
+        ("Synapse_20pct", SYNAPSE_NAMES.values(), 6, None),
+        ("MMWHS_ct2mr", ["AA", "LAC", "LVC", "MYO"], 4, None),
+        ("MnMs_5pct", ["LV", "MYO", "RV"], 100, "vendor D"),
+    ],
+)
+def test_other_cases_than_the_public_ones_are_pointed_out(tmp_path, capsys, benchmark, labels, number, domain):
+    public = sorted(load_benchmarks()[benchmark].test_cases((domain or "")[-1:]))
+    assert len(public) == number
+    labels = {"background": 0, **{name: i for i, name in enumerate(labels, 1)}}
+    for cases in (public[:3], ["x", public[0]], public):
+        path = evaluated(tmp_path / cases[0], labels, domain and dict.fromkeys(cases, domain), cases=cases)
+        _, text, _ = compared(capsys, benchmark, path)
+        told = f"of the {len(cases)} scored cases are among the {number} {NOT_THESE}" in text
+        assert told == (cases != public)
 
 
 def test_the_table_is_written_as_markdown(tmp_path):

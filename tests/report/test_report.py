@@ -94,6 +94,8 @@ def test_predictions_with_references_and_images(made, tmp_path, capsys):
 
 
 def test_a_dataset_brings_references_names_and_images(made, tmp_path):
+    text = visible(report(made.predictions, tmp_path, dataset="500"))
+    assert "None of the scored cases is a labelled training case of a fold of this dataset." in text
     shutil.copy(made.references / "Made_000.nii.gz", made.predictions)
     text = visible(report(made.predictions, tmp_path, dataset="500"))
     assert "Scores by origin of the images" in text
