@@ -6,14 +6,13 @@ import signal
 import threading
 
 
-def leave_the_end_to_the_parent() -> None:
-    """Let this process end when its parent ends it or is gone; to be called once, when a worker starts.
+def end_with_parent() -> None:
+    """Let this process end when its parent is gone, or it would go on for ever; to be called once in a worker.
 
-    Without it a worker whose parent was killed would go on for ever. Signals often go to all processes of a job at
-    once, and it is for the parent to say what they mean.
+    Ctrl-C goes to all processes of a terminal, and it is for the parent to say what it means. SIGTERM ends the worker:
+    it is by this signal that a pool of processes ends the others when one was killed.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

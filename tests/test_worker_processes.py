@@ -1,4 +1,4 @@
-"""Worker processes end with the process that started them, and by nothing else that is sent to all of a job."""
+"""Worker processes end with the process that started them, and do not keep it waiting when one of them is killed."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+from nnunet_ad.worker_processes import end_with_parent
 
 POOLS = {
     "preprocessing": "import nnunet_ad.data.preprocessing as m; m._preprocess_case = f; next(m._run([0, 0], 2))",
@@ -32,7 +32,7 @@ def say_and_wait(_) -> None:
 def is_there(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is looked at
         return False
     return state != "Z"
 
@@ -54,9 +54,19 @@ def test_workers_do_not_outlive_their_parent(pool):
     parent.stdout.close()
 
 
-def test_signals_to_all_processes_of_a_job_are_for_the_parent():
-    with ProcessPoolExecutor(1, get_context("spawn"), leave_the_end_to_the_parent) as pool:
+def test_ctrl_c_is_for_the_parent():
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
         worker = pool.submit(os.getpid).result()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(worker, number)
+        os.kill(worker, signal.SIGINT)
         assert pool.submit(os.getpid).result() == worker
+
+
+def test_a_pool_of_which_one_worker_was_killed_ends():
+    code = (
+        "import os, signal, time; from concurrent.futures import ProcessPoolExecutor; import multiprocessing\n"
+        "from nnunet_ad.worker_processes import end_with_parent\n"
+        "with ProcessPoolExecutor(2, multiprocessing.get_context('spawn'), end_with_parent) as pool:\n"
+        "    pids = {pool.submit(os.getpid).result() for _ in range(20)}; busy = pool.submit(time.sleep, 600)\n"
+        "    time.sleep(1); [os.kill(pid, signal.SIGKILL) for pid in list(pool._processes)[:1]]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

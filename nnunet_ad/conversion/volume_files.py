@@ -27,7 +27,8 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 MAX_COSINE = 1e-3  # between axes that are called perpendicular
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_HEADER_BYTES = 1 << 20
-_MM = {"", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}  # or unknown, NRRD's "???"
+_MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}
+_NO_UNIT = {"", "?", "???", "unknown", "none", "n/a"}
 _CHUNK = 1 << 20  # bytes, a multiple of every number's length
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, ImageFileError, HeaderDataError, UnicodeDecodeError, OverflowError)
 DAMAGED = "the file cannot be read, it may be truncated, damaged or of another format; get it again from its source"
@@ -348,7 +349,7 @@ def _check_unit(path: Path) -> None:
             fields = _nrrd_fields(file)
             stated = (re.findall('"([^"]*)"', fields.get(name, "")) for name in ("space units", "units"))
             units = [unit for each in stated for unit in each[:3]]  # a fourth one is of time
-    if others := [unit for unit in units if unit not in _MM]:
+    if others := [unit for unit in units if unit not in _MM | _NO_UNIT]:
         raise ConversionError(
             f"the header states lengths in {others[0]}, expected mm; export the file again with lengths in mm"
         )

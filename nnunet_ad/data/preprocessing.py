@@ -32,7 +32,7 @@ from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.folds import UNLABELED_IMAGES
 from nnunet_ad.data.images import num_channels
 from nnunet_ad.whole_file import LEFT_OVERS, written_whole
-from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+from nnunet_ad.worker_processes import end_with_parent
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
@@ -130,9 +130,13 @@ def preprocess_unlabeled(
         for file in preprocessing.folder.glob(LEFT_OVERS):
             file.unlink()
         jobs = [(preprocessing, case, [str(file) for file in images[case]]) for case in todo]
-        with closing(_run(jobs, num_processes)) as done:
-            for _ in tqdm(done, total=len(jobs), desc="Preprocessing unlabelled cases"):
-                between_cases()
+        try:
+            with closing(_run(jobs, num_processes)) as done:
+                for _ in tqdm(done, total=len(jobs), desc="Preprocessing unlabelled cases"):
+                    between_cases()
+        except RuntimeError:
+            between_cases()  # what killed a worker may have been a signal to all processes of the job
+            raise
     return todo
 
 
@@ -173,7 +177,7 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
         return
     spawn = multiprocessing.get_context("spawn")
     # Unlike multiprocessing.Pool, this notices a worker that was killed.
-    with ProcessPoolExecutor(min(num_processes, len(jobs)), spawn, leave_the_end_to_the_parent) as pool:
+    with ProcessPoolExecutor(min(num_processes, len(jobs)), spawn, end_with_parent) as pool:
         futures = [pool.submit(_preprocess_case, job) for job in jobs]
         try:
             for future in as_completed(futures):

@@ -14,7 +14,7 @@ from queue import Empty
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 
-from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+from nnunet_ad.worker_processes import end_with_parent
 
 _ERROR = "error of a worker"
 
@@ -63,9 +63,10 @@ class NumberedBatches:
         return {**next(self.loader), "number": number}
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called once in each worker."""
+        """Called once in each worker: leave it to the training process, and to its end, to end the worker."""
         self.loader.set_thread_id(thread_id)
-        leave_the_end_to_the_parent()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it often goes to all processes of a job at once
+        end_with_parent()
 
 
 class OrderedWorkers(NonDetMultiThreadedAugmenter):

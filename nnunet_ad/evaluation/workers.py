@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_ad.worker_processes import leave_the_end_to_the_parent
+from nnunet_ad.worker_processes import end_with_parent
 
 MAX_DEFAULT_PROCESSES = 8
 START_UP_SECONDS = 0.5  # to start a process and import what scoring needs; a short job is done before that
@@ -85,7 +85,7 @@ class Workers:
             return []
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.processes - 1, spawn, initializer=leave_the_end_to_the_parent)
+            self._pool = ProcessPoolExecutor(self.processes - 1, spawn, initializer=end_with_parent)
         others = _OtherProcesses(self._pool, function, items)
         results: dict[int, Result] = {}
         already_counted = bar.n

@@ -111,11 +111,21 @@ def _check_may_be_written(target: Path, source: Path, shrunk: Sequence[str]) -> 
             f"{target} exists and has no mark of nnunet_ad shrink-plans; give the new plans another name, or delete "
             "that file if an earlier version of the command wrote it"
         )
-    if lost := set(_read(target.parent, target.stem).get(_SHRUNK, ())) - set(shrunk):
+    if lost := _shrunk_configurations(target) - set(shrunk):
         raise ValueError(
             f"{target} has a smaller {', '.join(sorted(lost))}, which would have its full size again; to keep it, "
             f"change these plans: -p {target.stem} -o {target.stem}; else give the new ones another name"
         )
+
+
+def _shrunk_configurations(file: Path) -> set[str]:
+    """Return which configurations of plans that were written here are smaller than in those they were shrunk from."""
+    plans = _read(file.parent, file.stem)
+    if _SHRUNK in plans:
+        return set(plans[_SHRUNK])
+    source = file.with_name(f"{plans[_SHRUNK_FROM]}.json")  # plans of earlier versions do not name them
+    original = _read(source.parent, source.stem)["configurations"] if source.is_file() else plans["configurations"]
+    return {name for name, each in plans["configurations"].items() if each != original.get(name)}
 
 
 def _is_ours(file: Path) -> bool:

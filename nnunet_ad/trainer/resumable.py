@@ -115,14 +115,21 @@ class nnUNetTrainerResumable(nnUNetTrainer):
 
     def set_another_training_aside(self) -> None:
         """At the beginning of a training, see to it that ``--c`` goes on with it and not with another in its folder."""
+        folder = Path(self.output_folder)
+        if any((folder / name).exists() for name in (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)):
+            self._write_beginning()
+
+    def _write_beginning(self) -> None:
+        """Write ``checkpoint_latest.pth`` before the first iteration of a training, unless it is there."""
         begins = self.current_epoch == 0 and not self.train_outputs and not self._latest_is_of_this_run
         if self.local_rank != 0 or not begins or self.disable_checkpointing:
             return
-        folder = Path(self.output_folder)
-        if any((folder / name).exists() for name in (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)):
+        latest = Path(self.output_folder) / checkpoints.LATEST
+        # One start after the other that came to nothing must not push a real training out of the folder.
+        if not checkpoints.superseded(latest).exists() or _has_trained(latest):
             self._supersede(checkpoints.LATEST)
-            self._write_checkpoint(folder / checkpoints.LATEST, self.current_epoch, running_epoch=[])
-            self._latest_is_of_this_run = True
+        self._write_checkpoint(latest, self.current_epoch, running_epoch=[])
+        self._latest_is_of_this_run = True
 
     def _say_if_nothing_is_left(self) -> None:
         if self.current_epoch >= self.num_epochs:
@@ -183,12 +190,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         """Stop if something asks for it, while one process prepares data and the others wait for it."""
         self.set_another_training_aside()
         if self.interruption.reason() is not None:
-            self._stop("while data were prepared", None)
+            self._write_beginning()
+            self._stop("while data were prepared, of which what is done stays", checkpoints.LATEST)
 
-    def _stop(self, where: str, checkpoint: str | None) -> NoReturn:
+    def _stop(self, where: str, checkpoint: str) -> NoReturn:
         reason = self.interruption.reason() or "another process of this training"
-        written = f"{checkpoint or 'what was done'} is written. The same command with --c continues."
-        if checkpoint is not None and self.disable_checkpointing:
+        written = f"{checkpoint} is written. The same command with --c continues."
+        if self.disable_checkpointing:
             written = "no checkpoint is written (--disable_checkpointing): what was trained since the start is lost."
         self.print_to_log_file(f"Stopped by {reason} {where}; {written} Exit code {EXIT_CODE}.")
         raise TrainingInterruptedError
@@ -273,7 +281,8 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         found = self.local_rank == 0 and file.exists()
         if found:
             other = checkpoints.superseded(file)
-            shutil.rmtree(other, ignore_errors=True)  # a folder can't be replaced
+            if other.is_dir():  # which can't be replaced
+                shutil.rmtree(other)
             file.replace(other)
             self.print_to_log_file(
                 f"NOTE: {file} was of another training, or of this one before it was prolonged. It is {other.name} "
@@ -357,6 +366,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
             for file in validation.glob(f"*{ending}"):
                 if file.name.removesuffix(ending) not in cases:
+                    self.print_to_log_file(f"{file} is removed: the case is not in the validation of this fold.")
                     file.unlink()
 
     def _end_elsewhere(self) -> None:
@@ -368,3 +378,12 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                 super().on_train_end()
             finally:
                 self.output_folder = folder
+
+
+def _has_trained(file: Path) -> bool:
+    """Return whether a checkpoint, if it is one, holds more than the beginning of a training."""
+    if not file.exists() or checkpoints.is_damaged(file):
+        return file.exists()
+    checkpoint = load_checkpoint(file)
+    running = checkpoint.get("nnunet_ad", {}).get("running_epoch", [])
+    return checkpoint["current_epoch"] > 0 or any(outputs["train"] for outputs in running)

@@ -195,6 +195,10 @@ def test_a_second_configuration_does_not_undo_the_first(folder):
     with pytest.raises(ValueError, match=r"3d_fullres, which would have its full size again; .*-p Small -o Small"):
         write_small_plans(folder, "2d", 8, (48, 64), 4, "Small")
     assert (folder / "Small.json").read_bytes() == before
+    (folder / "Small.json").write_text(json.dumps({k: v for k, v in first.items() if k != "shrunk_configurations"}))
+    with pytest.raises(ValueError, match="3d_fullres, which would have its full size again"):
+        write_small_plans(folder, "2d", 8, (48, 64), 4, "Small")  # plans of earlier versions, too
+    (folder / "Small.json").write_bytes(before)
     both = json.loads(write_small_plans(folder, "2d", 8, (48, 64), 4, "Small", "Small").read_text())
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     alone = shrink_plans(plans, "2d", 8, (48, 64), 4, "Small")

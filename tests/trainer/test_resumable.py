@@ -269,6 +269,19 @@ def test_a_new_training_that_stopped_while_data_were_prepared_is_continued(make_
     assert seed_in(Path(continued.output_folder) / checkpoints.FINAL) == 2
 
 
+def test_starts_that_come_to_nothing_do_not_push_out_a_training(make_trainer, dataset, monkeypatch):
+    monkeypatch.setenv("NNUNET_AD_SEED", "1")
+    forgotten = interrupted(make_trainer(Watched), 1)
+    image = next((dataset / "nnUNet_raw" / DATASET / "imagesUnlabeled").iterdir())
+    image.write_bytes(image.read_bytes()[:1000])
+    for seed in ("2", "3"):
+        monkeypatch.setenv("NNUNET_AD_SEED", seed)
+        with pytest.raises(ValueError, match="truncated"):
+            make_trainer(Watched).run_training()
+        assert seed_in(latest(forgotten)) == int(seed)
+        assert seed_in(checkpoints.superseded(latest(forgotten))) == 1
+
+
 def test_a_signal_ends_the_preparation_of_data_after_the_running_case(make_trainer, dataset, monkeypatch):
     for file in (dataset / "nnUNet_raw" / DATASET / "imagesUnlabeled").iterdir():
         os.utime(file, (1, 1))
@@ -288,7 +301,8 @@ def test_a_signal_ends_the_preparation_of_data_after_the_running_case(make_train
     assert raised.value.code == EXIT_CODE
     assert len(prepared) == 1
     log = Path(trainer.log_file).read_text()
-    assert "Stopped by SIGTERM while data were prepared; what was done is written" in log
+    assert "Stopped by SIGTERM while data were prepared, of which what is done stays; checkpoint_latest.pth is" in log
+    assert latest(trainer).exists()
     signals.clear()
     resumed(make_trainer(Watched)).run_training()
     assert sorted(prepared) == ["Made_003", "Made_004", "Made_005"]

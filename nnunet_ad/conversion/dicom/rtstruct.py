@@ -17,9 +17,9 @@ from nnunet_ad.conversion.errors import ConversionError
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
 NO_AREA = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
-# In voxels: a contour nowhere further from another one than this is the same, written again, be it rounded, with fewer
-# points or redrawn. The wall between a contour and its hole is thicker somewhere.
-REPEAT_TOLERANCE = 0.5
+# A contour nowhere further from another one than this is the same, written again, be it rounded or with fewer points.
+# In voxels, and in mm, as walls of organs are thicker than that where voxels are coarse.
+REPEAT_TOLERANCE, REPEAT_TOLERANCE_MM = 0.5, 0.5
 PLANE_TOLERANCE = 0.2  # of the slice spacing; contours are often rounded to a tenth of a millimetre
 MIN_PLANES = 3  # contoured slices of a structure that show how far apart they are
 
@@ -172,6 +172,7 @@ def _fill(
     by_slice = np.moveaxis(mask, axis, 0)
     in_plane = [each for each in range(3) if each != axis]
     spacing = grid.GetSpacing()[axis]
+    tolerance = min(REPEAT_TOLERANCE, REPEAT_TOLERANCE_MM / max(grid.GetSpacing()[each] for each in in_plane))
     slices = defaultdict(list)
     for points in contours:
         heights = points[:, axis]
@@ -185,28 +186,28 @@ def _fill(
             )
         slices[index].append(points[:, in_plane])
     for index, polygons in slices.items():
-        distinct = polygons if by_xor else _without_repeats(polygons)
+        distinct = polygons if by_xor else _without_repeats(polygons, tolerance)
         masks = [polygon2mask(by_slice[index].shape, polygon) for polygon in distinct]
         by_slice[index] = np.logical_xor.reduce(masks) if by_xor else _nest(masks)
     _check_every_slice(by_slice, sorted(slices), number)
     return mask.T
 
 
-def _without_repeats(polygons: Sequence[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+def _without_repeats(polygons: Sequence[NDArray[np.float64]], tolerance: float) -> list[NDArray[np.float64]]:
     """Return polygons (points, 2) from the largest to the smallest, without those that are another one once more."""
     kept: list[NDArray[np.float64]] = []
     for polygon in sorted(polygons, key=_area, reverse=True):
-        if not any(_is_repeat(polygon, other) for other in kept):
+        if not any(_is_repeat(polygon, other, tolerance) for other in kept):
             kept.append(polygon)
     return kept
 
 
-def _is_repeat(polygon: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+def _is_repeat(polygon: NDArray[np.float64], other: NDArray[np.float64], tolerance: float) -> bool:
     """Return whether two polygons are nowhere further from each other than the tolerance."""
     corners, others = (np.array([points.min(0), points.max(0)]) for points in (polygon, other))
-    if np.abs(corners - others).max() > REPEAT_TOLERANCE:  # nearly always, and far cheaper
+    if np.abs(corners - others).max() > tolerance:  # nearly always, and far cheaper
         return False
-    return max(_distance_from(polygon, other), _distance_from(other, polygon)) <= REPEAT_TOLERANCE
+    return max(_distance_from(polygon, other), _distance_from(other, polygon)) <= tolerance
 
 
 def _area(polygon: NDArray[np.float64]) -> float:

@@ -282,11 +282,8 @@ def _missing_packages(syntax: UID) -> list[str]:
 
 
 def _scaling_of(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """Return slope and intercept of the values, checked, since GDCM takes a slope that is 0 or no number for 1."""
-    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
-    if slope == 0:
-        raise ConversionError("the header states a RescaleSlope of 0, expected another number; export the file again")
-    return slope, intercept
+    """Return slope and intercept of the values, checked, since GDCM takes a slope that is no number for 1."""
+    return _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
 
 
 def _number(dataset: pydicom.Dataset, keyword: str, default: float) -> float:

@@ -129,6 +129,16 @@ def circle(radius=8.2, x=11.0, corners=60):
     return np.stack([x + radius * np.cos(angles), 10 + radius * np.sin(angles)], axis=1)
 
 
+@pytest.mark.parametrize(("voxel", "is_filled"), [(1.0, True), (4.0, False)])
+def test_a_wall_thinner_than_a_coarse_voxel_is_no_repeat(tmp_path, series, voxel, is_filled):
+    files, image = series
+    image.SetSpacing((voxel, voxel, image.GetSpacing()[2]))
+    contours = [to_mm(image, circle(radius), 2) for radius in (8.2, 7.8)]
+    write_rtstruct(tmp_path / "rt.dcm", files, {"Bladder wall": contours})
+    marked = array_of(read_rtstruct(tmp_path / "rt.dcm", image)["Bladder wall"]).sum()
+    assert (marked > 190) == is_filled and (marked < 40) == (not is_filled)
+
+
 @pytest.mark.parametrize(
     "again",
     [

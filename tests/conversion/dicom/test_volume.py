@@ -349,7 +349,6 @@ def test_values_that_do_not_begin_at_the_lowest_bit(tmp_path, values, is_multi_f
         ("RescaleSlope", b"1,5 "),
         ("RescaleSlope", b"1e999 "),
         ("RescaleSlope", rb"1\2 "),
-        ("RescaleSlope", b"0 "),
         ("RescaleIntercept", b"none"),
         ("RescaleIntercept", b"nan "),
     ],
@@ -368,7 +367,7 @@ def test_scaling_that_is_none(tmp_path, values, keyword, value, is_multi_frame):
         header = dataset.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence[0]
     header._dict[Tag(keyword)] = RawDataElement(Tag(keyword), "DS", len(value), value, 0, False, True)
     dataset.save_as(file)
-    refused(tmp_path, f"{keyword} of 0, expected another|{keyword} that is no number")
+    refused(tmp_path, f"{keyword} that is no number")
 
 
 def test_a_scaling_without_value_changes_nothing(tmp_path, values):
