@@ -101,7 +101,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                 self.on_train_start()
                 self.interruption.forget_pauses()
                 self._last_checkpoint = time.monotonic()
-                self.set_another_training_aside()
+                self._set_another_training_aside()
                 self._say_if_nothing_is_left()
                 while self.current_epoch < self.num_epochs:
                     self._run_epoch()
@@ -113,7 +113,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
             for workers in self._workers:
                 workers._finish()
 
-    def set_another_training_aside(self) -> None:
+    def _set_another_training_aside(self) -> None:
         """At the beginning of a training, see to it that ``--c`` goes on with it and not with another in its folder."""
         folder = Path(self.output_folder)
         if any((folder / name).exists() for name in (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)):
@@ -188,7 +188,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
 
     def between_preparations(self) -> None:
         """Stop if something asks for it, while one process prepares data and the others wait for it."""
-        self.set_another_training_aside()
+        self._set_another_training_aside()
         if self.interruption.reason() is not None:
             self._write_beginning()
             self._stop("while data were prepared, of which what is done stays", checkpoints.LATEST)

@@ -343,5 +343,26 @@ def test_a_killed_worker_is_said_so(preprocessing, images, monkeypatch):
         preprocess_unlabeled(preprocessing, images, num_processes=2)
 
 
+def test_workers_killed_by_a_signal_to_the_whole_job_are_no_fault(preprocessing, images, monkeypatch):
+    def killed(jobs, num_processes):
+        yield
+        raise RuntimeError("a worker was killed")
+
+    calls = []
+
+    def stop_when_asked():
+        calls.append(None)
+        if len(calls) == 3:  # after the first case nothing has been asked yet
+            raise SystemExit(75)
+
+    monkeypatch.setattr(module, "_run", killed)
+    with pytest.raises(SystemExit):
+        preprocess_unlabeled(preprocessing, images, between_cases=stop_when_asked)
+    calls.clear()
+    with pytest.raises(RuntimeError, match="a worker was killed"):
+        preprocess_unlabeled(preprocessing, images, between_cases=lambda: calls.append(None))
+    assert len(calls) == 3
+
+
 def test_without_a_folder_there_are_no_unlabeled_images(tmp_path):
     assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}

@@ -42,8 +42,9 @@ def read_rtstruct(
 
     A voxel belongs to a structure if its centre lies inside one of its contours. A contour within another one is a
     hole in it, one within that an island, and so on; contours that overlap in part are united, as are holes, and one
-    that is there twice, up to half a voxel, counts once. If all contours of a structure are of the type
-    CLOSEDPLANAR_XOR, a voxel belongs to it if its centre lies inside an odd number of them, as DICOM defines that type.
+    that is there twice, up to half a voxel and half a millimetre, counts once. If all contours of a structure are of
+    the type CLOSEDPLANAR_XOR, a voxel belongs to it if its centre lies inside an odd number of them, as DICOM defines
+    that type.
 
     Args:
         path: The file.

@@ -361,6 +361,8 @@ def test_lengths_of_nrrd_and_mha_that_are_not_in_mm(geometry, unit, hospital, ra
         "mm",
         "?",
         "",
+        'spacings: 0.8 0.9 2.5\nunits: "unknown" "none" "n/a"',
+        "Unknown",
     ],
 )
 def test_lengths_of_nrrd_and_mha_in_mm(geometry, tmp_path):
