@@ -1,5 +1,6 @@
 """When a training should stop before its end, and how it does: with a checkpoint, one line and an exit code."""
 
+import os
 import signal
 import threading
 import time
@@ -43,6 +44,7 @@ class Interruption:
         self._pauses: deque[float] = deque(maxlen=1000)
 
     def __enter__(self) -> "Interruption":
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():  # no other may handle signals
             self._handlers = {number: signal.signal(number, self._notice) for number in _SIGNALS}
         else:
@@ -71,9 +73,21 @@ class Interruption:
         return None
 
     def _notice(self, number: int, frame: object) -> None:
-        if self._signal == number == signal.SIGINT:
+        if os.getpid() != self._process:
+            self._end_forked(number)
+        elif self._signal == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signal = number
+        else:
+            self._signal = number
+
+    def _end_forked(self, number: int) -> None:
+        """Let SIGTERM end a worker, or the host's pool, which forks it with this handler, would wait for it for ever.
+
+        SIGINT goes to all processes of a terminal, and it is for the training to say what it means.
+        """
+        if number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 def in_any_rank(flag: bool, group: distributed.ProcessGroup | None) -> bool:
