@@ -51,6 +51,6 @@ def _random_boxes(
         edge = length * (_EDGE[0] + (_EDGE[1] - _EDGE[0]) * uniform())
         start = (length - edge) * uniform()
         shape = [length if i == axis else 1 for i in range(len(size))]
-        index = torch.arange(length, device=device).view(1, *shape)
-        inside = inside & (index >= start) & (index < start + edge)
+        center = 0.5 + torch.arange(length, device=device).view(1, *shape)
+        inside = inside & (center >= start) & (center < start + edge)
     return inside

@@ -46,3 +46,25 @@ def test_the_probability_is_that_of_a_change():
     assert torch.equal(mixed, images) and torch.equal(mixed_labels, labels)
     changed = (mix(images, labels, 0.5, generator)[1] != labels).flatten(1).any(1)
     assert 0.4 < changed.float().mean() < 0.6
+
+
+def test_boxes_come_from_the_generator_that_is_given():
+    images, labels = batch(4, 1, 16, 16)
+    first, second = (mix(images, labels, 1.0, torch.Generator().manual_seed(0))[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_edges_are_half_to_nine_tenths_of_the_patch():
+    images, labels = batch(2000, 1, 100, 8)
+    inside = mix(images, labels, 1.0, torch.Generator().manual_seed(0))[1] != labels
+    edges = inside.any(2).sum(1)
+    assert 50 <= edges.min() <= 51 and 89 <= edges.max() <= 90
+
+
+@pytest.mark.parametrize("length", [1, 2, 16])  # fails on HEAD: defect D1
+def test_both_ends_of_an_axis_are_pasted_as_often(length):
+    images, labels = batch(4000, 1, length, 16)
+    inside = mix(images, labels, 1.0, torch.Generator().manual_seed(0))[1] != labels
+    often = inside.any(2).float().mean(0)
+    assert often.min() > 0.1
+    torch.testing.assert_close(often, often.flip(0), atol=0.04, rtol=0)
