@@ -124,6 +124,8 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
             features: E(x_u), see :meth:`predict_psi`.
         """
         p_xi, p_psi = self.sample_xi(image), self.predict_psi(image, features)
+        # θ's loss can't show it: NaN has an argmax, too, and CutMix may paste over its cause.
+        self.faults.watch(self.joint_mean(torch.stack((p_xi.float().mean(), p_psi.float().mean()))))
         y_u = self.ensemble(p_xi, p_psi, self.generator)
         return y_u, {
             "pseudo_foreground": (y_u > 0).float().mean(),

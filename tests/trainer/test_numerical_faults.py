@@ -137,3 +137,28 @@ def test_too_many_in_a_row_end_the_training_and_name_the_suspects(make_trainer, 
     trainer = faulty_trainer(make_trainer, 2, range(1, 4), monkeypatch)
     with pytest.raises(FloatingPointError, match=r"2 training steps in a row, up to epoch 0, training iteration 4"):
         trainer.run_training()
+
+
+def test_faults_are_counted_on_after_a_checkpoint(make_trainer, tmp_path):
+    first, second = make_trainer(nnUNetTrainerAD), make_trainer(nnUNetTrainerAD)
+    first.initialize()
+    first.faults.in_a_row.fill_(4)
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert second.faults.in_a_row == 4
+
+
+def test_a_pseudo_label_that_was_made_of_nan_is_a_fault(started):
+    faulty = batch()
+    faulty["unlabeled_data"][0, 0, 8, 8, 8] = float("nan")  # every box of CutMix covers it
+    assert started.train_step(faulty)["numerical_faults"]
+
+
+@pytest.mark.parametrize("teacher", ["denoising_decoder", "difficulty_decoder"])
+def test_a_teacher_whose_scores_of_an_unlabeled_patch_overflow_is_a_fault(started, teacher):
+    sample, predict = started.sample_xi, started.predict_psi
+    if teacher == "denoising_decoder":
+        started.sample_xi = lambda x: sample(x).index_fill(1, torch.tensor([1]), torch.nan)
+    else:
+        started.predict_psi = lambda x, features=None: predict(x, features).index_fill(1, torch.tensor([1]), torch.inf)
+    assert started.train_step(batch())["numerical_faults"]
