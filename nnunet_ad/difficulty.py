@@ -78,10 +78,9 @@ class DifficultyWeights(nn.Module):
         log_ratio = dice.clamp_min(_LOG_FLOOR).log() - self.last_dice.clamp_min(_LOG_FLOOR).log()
         # |min(Δ, 0)·ln(λ_e / λ_{e-1})| and |max(Δ, 0)·ln(λ_e / λ_{e-1})|; a first update makes no difference.
         delta = (dice - self.last_dice) * has_predecessor
-        self._write(self.errors, 1 - dice, self.num_updates, present)
-        # The ring of differences is one update late, so that it holds τ differences, not τ - 1.
-        self._write(self.falls, (delta.clamp_max(0) * log_ratio).abs(), self.num_updates - 1, present & has_predecessor)
-        self._write(self.rises, (delta.clamp_min(0) * log_ratio).abs(), self.num_updates - 1, present & has_predecessor)
+        self._write(self.errors, 1 - dice, present)
+        self._write(self.falls, (delta.clamp_max(0) * log_ratio).abs(), present & has_predecessor)
+        self._write(self.rises, (delta.clamp_min(0) * log_ratio).abs(), present & has_predecessor)
         self.last_dice.copy_(torch.where(present, dice, self.last_dice))
         self.num_updates.add_(present)
         return self.weights()
@@ -104,6 +103,6 @@ class DifficultyWeights(nn.Module):
         mean = weight.mean()
         return torch.where(mean > 0, weight / mean.clamp_min(torch.finfo(weight.dtype).tiny), 1.0)
 
-    def _write(self, ring: Tensor, value: Tensor, index: Tensor, where: Tensor) -> None:
-        row = (index % self.window)[None]
+    def _write(self, ring: Tensor, value: Tensor, where: Tensor) -> None:
+        row = (self.num_updates % self.window)[None]
         ring.scatter_(0, row, torch.where(where, value, ring.gather(0, row)[0])[None])
