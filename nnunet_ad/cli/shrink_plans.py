@@ -1,6 +1,7 @@
 """``nnunet_ad shrink-plans``: smaller plans beside those of a planned dataset, for machines without a large GPU."""
 
 import argparse
+import json
 import os
 import re
 from glob import escape
@@ -43,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the plans and print their path.
+    """Write the plans, print their path and the sizes in them.
 
     Raises:
         ValueError: The dataset is not planned, the plans cannot be shrunk so, or others would be replaced; one
@@ -62,6 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source,
     )
     print(f"Written: {path}")
+    settings = json.loads(path.read_text(encoding="utf-8"))["configurations"][arguments.configuration]
+    rounded = ", rounded up so that every stage halves evenly" if settings["patch_size"] != arguments.patch else ""
+    print(f"Patch {' x '.join(map(str, settings['patch_size']))} voxels{rounded}; batch {settings['batch_size']}")
     return 0
 
 

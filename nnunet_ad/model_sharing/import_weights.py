@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from nnunetv2.paths import nnUNet_preprocessed
@@ -111,6 +112,7 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
         OSError: If a file can't be read or written.
     """
     _check_may_be_written(output, source)
+    _check_is_no_zip_of_a_model(source)
     checkpoint = load_checkpoint(source)
     theirs = _of_one_network(checkpoint["network_weights"])
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
@@ -131,6 +133,17 @@ def _of_one_network(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if any(name.startswith(prefix) for name in weights):
             return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     return weights
+
+
+def _check_is_no_zip_of_a_model(source: Path) -> None:
+    """Checkpoints are zip files, too, but hold no plans."""
+    if is_zipfile(source):
+        with ZipFile(source) as content:
+            if any(name.endswith("plans.json") for name in content.namelist()):
+                raise ValueError(
+                    f"{source} is a model to install: nnUNetv2_install_pretrained_model_from_zip {source}; then import "
+                    "from its fold_…/checkpoint_final.pth"
+                )
 
 
 def _check_may_be_written(output: Path, source: Path) -> None:

@@ -177,11 +177,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if stop or in_any_rank(is_due, self._ranks):
             self.save_latest_checkpoint()
         if stop:
-            of_epoch = (
+            where = (
                 f"in epoch {self.current_epoch}, after {len(self.train_outputs)} of {self.num_iterations_per_epoch} "
                 f"training and {len(self.val_outputs)} of {self.num_val_iterations_per_epoch} validation iterations"
             )
-            self._stop(of_epoch, checkpoints.LATEST)
+            if self.current_epoch >= self.num_epochs:
+                where = "after the last epoch"
+            self._stop(where, checkpoints.LATEST)
 
     def _is_asked_to_stop(self) -> bool:
         return in_any_rank(self.interruption.reason() is not None, self._ranks)

@@ -33,6 +33,18 @@ def test_plans_are_written_and_named(planned, capsys, dataset):
     assert settings["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 8, 16]
 
 
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ("16 24 32", "Patch 16 x 24 x 32 voxels; batch 2"),
+        ("13 24 33", "Patch 14 x 24 x 36 voxels, rounded up so that every stage halves evenly; batch 2"),
+    ],
+)
+def test_the_patch_in_the_plans_is_told(planned, capsys, patch, said):
+    assert _shrink(f"-d 7 --patch {patch} -o T") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == said
+
+
 def test_plans_of_others_are_not_replaced(planned, capsys):
     (planned / "Mine.json").write_text("{}")
     assert _shrink("-d 7 --patch 16 16 16 -o Mine") == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from changed_config import with_config
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from planned_dataset import DATASET
@@ -103,6 +104,15 @@ def state_of(trainer) -> dict[str, torch.Tensor]:
         **{f"momentum {i}": state["momentum_buffer"] for i, state in momentum.items()},
         **trainer.difficulty.state_dict(),
     }
+
+
+def test_a_stop_after_the_last_epoch_names_no_epoch_that_there_is_not(make_trainer):
+    trainer_class = with_config(Watched, num_epochs=1)
+    trainer = interrupted(make_trainer(trainer_class), 3)  # training, validation, end of the epoch
+    log = Path(trainer.log_file).read_text()
+    assert "Stopped by SIGTERM after the last epoch; checkpoint_latest.pth is written." in log
+    resumed(make_trainer(trainer_class)).run_training()
+    assert (Path(trainer.output_folder) / checkpoints.FINAL).exists()
 
 
 @pytest.mark.parametrize(
