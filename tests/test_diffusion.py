@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from nnunet_ad.config import ADConfig
 from nnunet_ad.diffusion import GaussianDiffusion, encode_labels
 
 SPATIAL = [(7, 6), (5, 6, 4)]
@@ -170,3 +173,23 @@ def test_encoded_labels_are_signed_one_hot_and_zero_where_ignored():
     assert y_0[0, :, 0, 0].tolist() == [1, -1, -1]
     assert y_0[0, :, 1, 0].tolist() == [-1, -1, 1]
     assert y_0[0, :, 1, 1].tolist() == [0, 0, 0]
+
+
+def test_the_diffusion_of_a_training_has_its_hyper_parameters():
+    changes = {"num_diffusion_steps": 7, "beta_start": 0.1, "beta_end": 0.4, "label_scale": 0.5}
+    ours = GaussianDiffusion.of(replace(ADConfig(), **changes, shrink_noisy_labels=False))
+    assert torch.equal(ours.alpha_bar, GaussianDiffusion(7, 0.1, 0.4).alpha_bar)
+    assert (ours.num_steps, ours.label_scale, ours.shrink) == (7, 0.5, False)
+    assert GaussianDiffusion.of(replace(ADConfig(), shrink_noisy_labels=True)).shrink
+
+
+def test_one_diffusion_serves_labels_of_several_dtypes():
+    diffusion, t = GaussianDiffusion(), torch.tensor([7])
+    for dtype in (torch.float64, torch.float16, torch.float64):
+        y_0 = torch.ones(1, 2, 3, 3, dtype=dtype)
+        assert diffusion.noise_labels(y_0, t, torch.zeros_like(y_0)).dtype == dtype
+
+
+def test_double_precision_stays_and_every_step_may_be_visited():
+    logits = GaussianDiffusion(num_steps=5).ddim_sample(lambda y, t: y, torch.randn(1, 2, 4, 4).double(), 5)
+    assert logits.dtype == torch.float64

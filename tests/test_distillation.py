@@ -67,3 +67,13 @@ def test_a_skipped_distillation_changes_nothing_and_another_one_is_as_usual():
     distill_(theta, xi, psi, 0.9)
     for a, b in zip(usual.parameters(), theta.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_parameters_that_a_teacher_lacks_stay():
+    theta, xi, psi = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2, bias=False)
+    bias, weight = theta.bias.clone(), theta.weight.clone()
+    distill_(theta, xi, psi, momentum=0.5)
+    assert torch.equal(theta.bias, bias)
+    assert not torch.equal(theta.weight, weight)
+    distill_(theta, nn.ReLU(), psi, momentum=0.5)  # nothing is shared
+    assert torch.equal(theta.bias, bias)

@@ -84,3 +84,17 @@ def test_plain_sum_adds_two_softmaxes():
 def test_integer_logits_are_refused():
     with pytest.raises(ValueError, match="floating"):
         gumbel_softmax(torch.zeros(1, 2, 3, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("combine", [ensemble, plain_sum])
+def test_half_precision_logits_are_combined_in_float32(combine):
+    xi, psi = torch.randn(2, 2, 3, 20, 20, 20, generator=generator(0)).bfloat16()
+    expected = combine(xi.float(), psi.float(), generator(1))
+    assert torch.equal(combine(xi, psi, generator(1)), expected)
+
+
+def test_a_variate_of_zero_is_no_infinity(monkeypatch):
+    """One in some ten millions is: log 0 of two classes of a voxel would be NaN."""
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, generator=None: x.zero_())
+    sample = gumbel_softmax(torch.zeros(1, 2, 3, 3))
+    torch.testing.assert_close(sample, torch.full((1, 2, 3, 3), 0.5))

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ad.augmentation.svda import OPERATIONS, SVDA, training_transforms
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_NoSVDA, nnUNetTrainerAD_Paper
@@ -192,3 +193,26 @@ def test_how_fast_the_machine_is_changes_nothing(monkeypatch):
         np.random.seed(4)
         blurred.append(SVDA((20, 22, 18), ROTATION, 1).apply(sample(), operations=frozenset(["blur"]))["image"])
     assert torch.equal(*blurred)
+
+
+def settings(transform) -> dict:
+    """Return how a transform was set up, without how often it is applied."""
+    others = ("p_rotation", "p_scaling", "p_per_channel", "benchmark", "blur_sigma")
+    found = {name: value for name, value in vars(transform).items() if isinstance(value, int | float | str | tuple)}
+    found |= {name: vars(value) for name, value in vars(transform).items() if type(value).__name__ == "BGContrast"}
+    return {name: value for name, value in found.items() if not name.startswith("_") and name not in others}
+
+
+@pytest.mark.parametrize("name", ["spatial", "brightness", "contrast", "gamma"])
+def test_ranges_and_borders_are_those_of_nnunet(name):
+    svda = SVDA((12, 12, 12), ROTATION)
+    ours = svda.crop if name == "spatial" else svda.intensity[name]
+    host = nnUNetTrainer.get_training_transforms((12, 12, 12), ROTATION, None, None, False).transforms
+    host = [getattr(each, "transform", each) for each in host]
+    assert settings(ours) in [settings(each) for each in host if type(each) is type(ours)]
+    assert len(settings(ours)) > 1
+
+
+def test_gamma_does_not_invert_the_image():
+    """As one of the host's two, which the other test can't tell from each other."""
+    assert SVDA((12, 12, 12), ROTATION).intensity["gamma"].p_invert_image == 0

@@ -81,9 +81,10 @@ def test_a_raw_file_that_names_other_cases_stops_the_training(folders):
     assert str(folders[1] / "splits_final.json") in str(error.value)
 
 
-def test_a_raw_file_that_newly_has_the_key_stops_the_training(folders):
+@pytest.mark.parametrize("named", [["u1"], []])
+def test_a_raw_file_that_newly_has_the_key_stops_the_training(folders, named):
     write_splits(folders[0], None)
-    write_splits(folders[1], ["u1"])
+    write_splits(folders[1], named)
     with pytest.raises(ValueError, match="differ"):
         cases(folders)
 

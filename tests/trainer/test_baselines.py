@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_ad.losses import dice_ce
 from nnunet_ad.network.onednn import Conv3d
 from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerCPS, nnUNetTrainerMeanTeacher, nnUNetTrainerSupervised
 from nnunet_ad.trainer.mean_teacher import TeacherAndStudent
@@ -117,3 +118,41 @@ def test_a_baseline_is_scored_as_fast_as_the_method(make_trainer, trainer_class)
     convolutions = [module for module in trainer.network.modules() if isinstance(module, nn.Conv3d)]
     assert convolutions
     assert all(type(module) is Conv3d for module in convolutions)
+
+
+def calls_of(network: nn.Module) -> list:
+    """Return a list to which each call of a network adds its input and output."""
+    calls = []
+    network.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output.detach().float())))
+    return calls
+
+
+def test_the_student_learns_to_agree_with_a_teacher_that_sees_noise_and_follows_it(started):
+    trainer, batch = started(nnUNetTrainerMeanTeacher), batch_of(3)
+    network = trainer.network
+    with torch.no_grad():
+        for parameter in network.teacher.parameters():
+            parameter.mul_(2)
+    of_student, of_teacher = calls_of(network.student), calls_of(network.teacher)
+    outputs = trainer.train_step(batch)
+    (_, labelled), (x_u, student) = of_student
+    ((noisy, teacher),) = of_teacher
+    assert torch.equal(x_u, batch["unlabeled_data"])
+    noise = noisy - x_u
+    assert noise.std() == pytest.approx(0.1, rel=0.1) and noise.abs().max() == pytest.approx(0.2, abs=1e-5)
+    expected = nn.functional.mse_loss(student.softmax(1), teacher.softmax(1))
+    torch.testing.assert_close(outputs["loss_consistency"], expected)
+    torch.testing.assert_close(outputs["loss_supervised"], dice_ce(labelled, batch["target"][:, 0]))
+    for mine, theirs in zip(network.teacher.parameters(), network.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)  # the average of one iteration
+
+
+def test_each_network_learns_from_labels_and_from_the_other_one(started):
+    trainer, batch = started(nnUNetTrainerCPS), batch_of(3)
+    calls = [calls_of(network) for network in (trainer.network.first, trainer.network.second)]
+    outputs = trainer.train_step(batch)
+    (labelled, first), (labelled_2, second) = ([logits for _, logits in found] for found in calls)
+    y, cross_entropy = batch["target"][:, 0], nn.functional.cross_entropy
+    torch.testing.assert_close(outputs["loss_supervised"], dice_ce(labelled, y) + dice_ce(labelled_2, y))
+    crossed = cross_entropy(first, second.argmax(1)) + cross_entropy(second, first.argmax(1))
+    torch.testing.assert_close(outputs["loss_crossed"], crossed)

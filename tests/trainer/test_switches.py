@@ -142,3 +142,11 @@ def test_with_cutmix_theta_learns_from_mixed_patches_that_its_teachers_saw_whole
     from_labeled = mixed == x_l
     assert torch.equal(mixed[~from_labeled], x_u[~from_labeled])
     assert all(0 < from_labeled[i].float().mean() < 1 for i in range(2))
+
+
+def test_labeled_patches_are_oversampled_as_by_the_host(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD)
+    trainer.initialize()
+    training, validation = (batches.loader for batches in trainer.get_dataloaders())
+    for loader in (training.labeled, validation):
+        assert loader.oversample_foreground_percent == trainer.oversample_foreground_percent > 0

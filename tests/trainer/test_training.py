@@ -1,6 +1,7 @@
 import gc
 import inspect
 import json
+import math
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -16,7 +17,12 @@ from torch import nn
 
 import nnunet_ad.trainer as trainers
 from nnunet_ad.pseudo_label import ensemble
-from nnunet_ad.trainer import nnUNetTrainerAD, nnUNetTrainerAD_1epoch, nnUNetTrainerAD_NoDRS
+from nnunet_ad.trainer import (
+    nnUNetTrainerAD,
+    nnUNetTrainerAD_1epoch,
+    nnUNetTrainerAD_NoDiffusion,
+    nnUNetTrainerAD_NoDRS,
+)
 
 DATASET = "Dataset500_Made"
 CLASSES_14 = {"background": 0} | {f"class {i}": i for i in range(1, 14)}
@@ -441,3 +447,68 @@ def test_overfits_one_batch(started):
         prediction = logits.argmax(1) == 1
         dice = 2 * (prediction & (target[:, 0] == 1)).sum() / (prediction.sum() + (target == 1).sum())
         assert dice > 0.8
+
+
+def test_the_ramp_up_begins_at_the_first_epoch(make_trainer):
+    assert make_trainer(nnUNetTrainerAD).mu == pytest.approx(10 * math.exp(-5))
+
+
+def test_the_gradient_of_each_flow_is_told_apart(started):
+    outputs = started(with_config(nnUNetTrainerAD, unsupervised_weight=0.0)).train_step(batch_of(3))
+    assert outputs["gradient_unlabeled"] == 0
+    assert outputs["gradient_denoising"] > 0 and outputs["gradient_difficulty"] > 0
+
+
+def one_hot(label_map: torch.Tensor) -> torch.Tensor:
+    return 50.0 * torch.nn.functional.one_hot(label_map.long(), 3).movedim(-1, 1)
+
+
+def test_what_is_logged_of_a_pseudo_label(started):
+    trainer, psi = started(), torch.ones(2, 16, 16, 16)
+    xi = psi.clone()
+    xi[:, :8] = 2
+    trainer.sample_xi, trainer.predict_psi = lambda image: one_hot(xi), lambda image, features: one_hot(psi)
+    _, logged = trainer.pseudo_label(torch.zeros(2, 1, 16, 16, 16))
+    assert (logged["agreement"], logged["pseudo_foreground"]) == (0.5, 1.0)
+
+
+def test_validation_counts_the_overlap_of_each_decoder_where_labels_are_known(started):
+    trainer, batch = started(labels=IGNORE), batch_of(3)
+    batch["target"][:, :, :8] = 3
+    y = batch["target"][:, 0].clone()
+    trainer.sample_xi, trainer.predict_psi = lambda x: one_hot(torch.where(y == 3, 1, y)), lambda x: one_hot(0 * y)
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        counts = trainer.validation_step(batch)
+    of_class = [(y == k).sum().item() for k in range(3)]
+    assert counts["xi"].tolist() == [of_class, [2 * count for count in of_class]]
+    assert counts["psi"][0].tolist() == [of_class[0], 0, 0]
+
+
+def test_without_diffusion_xi_labels_the_image_by_its_own_decoder(started):
+    trainer, image = started(nnUNetTrainerAD_NoDiffusion), torch.randn(2, 1, 16, 16, 16)
+    network = trainer.network
+    with torch.no_grad():
+        network.denoising_decoder.classifier.bias.add_(torch.tensor([1.0, 2.0, 3.0]))
+        expected = trainer.forward(lambda x: network.denoising_decoder(network.encoder(x)), image)
+    torch.testing.assert_close(trainer.sample_xi(image), expected)
+
+
+def test_the_patch_that_is_kept_is_labelled_by_what_inference_uses(make_trainer):
+    trainer = make_trainer(nnUNetTrainerAD_1epoch)
+    trainer.run_training()
+    with torch.no_grad():
+        trainer.network.average["unlabeled_decoder"].classifier.bias.copy_(torch.tensor([0.0, 0.0, 1e4]))
+    trainer._write_snapshot()
+    with np.load(Path(trainer.output_folder) / "snapshots" / "epoch_0002.npz") as snapshot:
+        assert (snapshot["theta"] == 2).all()
+
+
+def test_no_two_steps_draw_the_same_numbers(make_trainer, monkeypatch):
+    trainer, seeds = make_trainer(with_config(nnUNetTrainerAD, num_epochs=2)), []
+    seed_step = trainer.seed_step
+    monkeypatch.setattr(
+        trainer, "seed_step", lambda *which: seed_step(*which) or seeds.append(trainer.generator.initial_seed())
+    )
+    trainer.run_training()
+    assert len(seeds) == len(set(seeds)) == 2 * (2 + 1 + 1)  # training, validation, and a snapshot an epoch
