@@ -4,6 +4,7 @@ Everything is written into a hidden folder beside the final one, which is rename
 interrupted run left there. With ``overwrite`` the old dataset stays until the new one is complete.
 """
 
+import filecmp
 import json
 import os
 import shutil
@@ -33,7 +34,13 @@ from nnunet_ad.conversion.dataset import (
 from nnunet_ad.conversion.errors import ConversionError, naming
 from nnunet_ad.conversion.sidecar import make_sidecar
 from nnunet_ad.conversion.volume_files import check_intact
-from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values, without_metadata
+from nnunet_ad.conversion.volumes import (
+    check_image,
+    check_same_grid,
+    in_int16_if_equal,
+    map_label_values,
+    without_metadata,
+)
 
 
 def raw_folder() -> Path:
@@ -115,7 +122,7 @@ def _write_case(case: Case, dataset: Dataset, folder: Path) -> None:
         with naming(case.name, volume.file):
             images.append(check_image(volume.read()))
             check_same_grid(images[-1], images[0], "the image", f"the first channel {first_file}")
-        _write_volume(images[-1], folder / file)
+        _write_volume(in_int16_if_equal(images[-1]), folder / file)
     if case.label is not None:
         with naming(case.name, case.label.file):
             label = case.label.read()
@@ -183,11 +190,21 @@ def _replacing(final: Path) -> Iterator[Path]:
     try:
         yield partial
         if final.exists():
+            _keep_times(partial, final)
             final.replace(old)
         partial.replace(final)
     finally:
         _restore(old, final)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _keep_times(new: Path, old: Path) -> None:
+    """Give volumes that are as before their old times, or each would be taken for another and preprocessed again."""
+    for file in new.glob("*/*"):
+        before = old / file.relative_to(new)
+        if before.is_file() and filecmp.cmp(file, before, shallow=False):
+            times = before.stat()
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _restore(old: Path, final: Path) -> None:

@@ -20,6 +20,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError, SourceError
 from nnunet_ad.conversion.hospital.labels import Labels
@@ -153,9 +155,8 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
         raise ConversionError(f"--{role}: the folder cannot be listed ({error.strerror}); give another one") from None
     if not piles:
         raise ConversionError(f"--{role}: the folder holds no case; see --help for the layouts that are read")
-    return [
-        _resolve(name, piles[name], role, rules) for name in sorted(piles, key=lambda name: (natural_key(name), name))
-    ]
+    names = sorted(piles, key=lambda name: (natural_key(name), name))
+    return [_resolve(name, piles[name], role, rules) for name in tqdm(names, desc=f"finding {role}", unit="case")]
 
 
 def _entries(folder: Path) -> list[Path]:

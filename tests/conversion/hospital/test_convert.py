@@ -400,6 +400,38 @@ def test_cases_keep_the_names_of_an_earlier_mapping(hospital, raw, tmp_path):
     assert (raw / NAME / "imagesUnlabeled" / "Liver_0005_0000.nii.gz").exists(), "numbered anew without a mapping"
 
 
+def test_images_that_did_not_change_keep_their_time_of_writing(hospital, raw, tmp_path):
+    """By size and time preprocessing knows which unlabelled cases are as before."""
+    mapping = tmp_path / "mapping.csv"
+    assert convert(hospital, "--mapping", mapping) == 0
+    names, folder = names_in(mapping), raw / NAME / "imagesUnlabeled"
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    write(make_volume(make_arrays("fay")[0] + 1, "fay"), hospital / "unlabeled" / "fay.nii.gz")
+    assert convert(hospital, "--mapping", mapping, "--overwrite") == 0
+    after = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {f"{names['fay']}_0000.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([-1024, 0, 3071], np.int16),
+        ([-32768, 0, 32767], np.int16),
+        ([-32769, 0, 1], np.float32),
+        ([0, 1, 40000], np.float32),
+        ([0, 1, 1e30], np.float32),
+        ([0, 1, 0.5], np.float32),
+    ],
+)
+def test_whole_numbers_are_written_in_int16(hospital, raw, values, dtype):
+    array = np.resize(np.array(values, np.float32), make_arrays("ann")[0].shape)
+    write(make_volume(array, "ann"), hospital / "labeled" / "images" / "ann.nii.gz")
+    assert convert(hospital, "--accept-outliers") == 0
+    image = sitk.GetArrayFromImage(written(raw, "imagesTr/Liver_0001_0000.nii.gz"))
+    assert image.dtype == dtype
+    np.testing.assert_array_equal(image, array)
+
+
 def test_the_name_of_a_case_that_is_gone_is_given_to_no_other(hospital, raw, tmp_path):
     mapping, last = tmp_path / "mapping.csv", hospital / "unlabeled" / "gus.nii.gz"
     assert convert(hospital, "--mapping", mapping) == 0
