@@ -156,7 +156,8 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
     if not piles:
         raise ConversionError(f"--{role}: the folder holds no case; see --help for the layouts that are read")
     names = sorted(piles, key=lambda name: (natural_key(name), name))
-    return [_resolve(name, piles[name], role, rules) for name in tqdm(names, desc=f"finding {role}", unit="case")]
+    bar = tqdm(names, desc=f"finding {role}", unit="case", delay=1)  # only DICOM takes time
+    return [_resolve(name, piles[name], role, rules) for name in bar]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -320,7 +320,7 @@ def assert_refused(raw, printed):
     assert files_below(raw) == []
     assert not list(raw.iterdir()) if raw.exists() else True
     assert "Traceback" not in printed.err
-    bars = ("checking:", f"{NAME}:")  # of progress
+    bars = ("finding ", "checking:", f"{NAME}:")  # of progress
     lines = [line for line in printed.err.splitlines() if line.strip() and not line.startswith(bars)]
     assert lines and all(
         line.startswith(("error: ", "warning: ", "convert_hospital_data.py: error: ")) for line in lines
