@@ -39,6 +39,12 @@ _STAMP = "nnunet_ad"
 _CASES = "imagesUnlabeled.json"
 _PATIENCE = 15.0  # seconds of waiting before a word about it
 _FORMAT = 2  # of what is written; raised when older files lack something
+_BY_THE_IMAGE_ALONE = {  # nnU-Net's schemes that do not read the intensities of the plans
+    "ZScoreNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,22 @@ class UnlabeledPreprocessing:
     def key(self) -> str:
         """Hash of what decides the result: spacing, axes, normalisation with its intensities, resampling, reader.
 
-        The name of the plans is not part of it: ResEnc plans share folder and result with the default ones.
+        The name of the plans is not part of it: ResEnc plans share folder and result with the default ones. Nor are the
+        intensities of channels that nnU-Net normalises by the image alone, which change with every annotated case.
         """
+        schemes = self.manager.normalization_schemes
+        by_image = {str(channel) for channel, scheme in enumerate(schemes) if scheme in _BY_THE_IMAGE_ALONE}
+        if self.manager.preprocessor_name != "DefaultPreprocessor":  # another one may use them for anything
+            by_image = set()
+        intensities = self.plans.foreground_intensity_properties_per_channel
+        return self._key_with({channel: intensities[channel] for channel in intensities.keys() - by_image})
+
+    @property
+    def former_key(self) -> str:
+        """The key that cases of before have, for which the intensities of every channel counted."""
+        return self._key_with(self.plans.foreground_intensity_properties_per_channel)
+
+    def _key_with(self, intensities: Mapping[str, object]) -> str:
         manager = self.manager
         decisive = {
             "format": _FORMAT,
@@ -75,7 +95,7 @@ class UnlabeledPreprocessing:
             "transpose": list(self.plans.transpose_forward),
             "normalization": list(manager.normalization_schemes),
             "mask": list(manager.use_mask_for_norm),
-            "intensities": self.plans.foreground_intensity_properties_per_channel,
+            "intensities": intensities,
             "resampling": [
                 manager.configuration.get("resampling_fn_data"),
                 manager.configuration.get("resampling_fn_data_kwargs"),
@@ -268,7 +288,9 @@ def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str, with_mask:
         shape = tuple(blosc2.open(str(image_file(preprocessing.folder, case)), mode="r").shape)
         if with_mask and preprocessing.keeps_mask:
             blosc2.open(str(mask_file(preprocessing.folder, case)), mode="r")
-        return properties[_STAMP] if shape == tuple(properties["preprocessed_shape"]) else None
+        stamp = properties[_STAMP]
+        stamp = stamp | {"key": preprocessing.key} if stamp["key"] == preprocessing.former_key else stamp
+        return stamp if shape == tuple(properties["preprocessed_shape"]) else None
     except Exception:  # whatever is wrong with these files, the answer is to write them anew
         return None
 

@@ -68,7 +68,6 @@ def test_nothing_is_done_twice(done, images):
         {"spacing": [3.0, 2.0, 2.0]},
         {"transpose_forward": [1, 0, 2]},
         {"normalization_schemes": ["CTNormalization"]},
-        {"foreground_intensity_properties_per_channel": {"0": {"mean": 1.5, "std": 2.0}}},
         {"resampling_fn_data_kwargs": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}},
         {"use_mask_for_norm": [True]},
     ],
@@ -83,6 +82,63 @@ def test_what_decides_the_result_makes_it_stale(done, images, preprocessing_with
 )
 def test_plans_that_differ_in_name_or_network_share_it(done, images, preprocessing_with, change):
     assert missing_cases(preprocessing_with(**change), images) == []
+
+
+INTENSITIES = "foreground_intensity_properties_per_channel"
+
+
+@pytest.mark.parametrize(
+    ("schemes", "channel", "counts"),
+    [
+        (["ZScoreNormalization"], "0", False),
+        (["NoNormalization"], "0", False),
+        (["RescaleTo01Normalization"], "0", False),
+        (["RGBTo01Normalization"], "0", False),
+        (["CTNormalization"], "0", True),
+        (["NormalizationOfSomeone"], "0", True),
+        (["CTNormalization", "ZScoreNormalization"], "0", True),
+        (["CTNormalization", "ZScoreNormalization"], "1", False),
+    ],
+)
+def test_intensities_of_the_plans_count_for_channels_normalised_by_them(preprocessing_with, schemes, channel, counts):
+    of_plans = {str(number): {"mean": 1.0, "std": 2.0} for number in range(len(schemes))}
+    planned = {"normalization_schemes": schemes, "use_mask_for_norm": [False] * len(schemes)}
+    before = preprocessing_with(**planned, **{INTENSITIES: of_plans})
+    after = preprocessing_with(**planned, **{INTENSITIES: of_plans | {channel: {"mean": 1.5, "std": 2.0}}})
+    assert (before.key != after.key) == counts
+
+
+def test_nnunets_schemes_that_count_as_reading_the_image_alone_do():
+    from nnunetv2.preprocessing.normalization import default_normalization_schemes as schemes
+
+    image = np.random.default_rng(0).uniform(0, 255, (4, 5, 6)).astype(np.float32)
+    for name in module._BY_THE_IMAGE_ALONE:
+        some, others = (getattr(schemes, name)(False, {"mean": mean}).run(image.copy()) for mean in (0.0, 9.0))
+        np.testing.assert_array_equal(some, others)
+
+
+def test_intensities_of_the_plans_count_with_the_preprocessor_of_someone(preprocessing_with):
+    other = {"preprocessor_name": "PreprocessorOfSomeone"}
+    changed = preprocessing_with(**other, **{INTENSITIES: {"0": {"mean": 1.5, "std": 2.0}}})
+    assert preprocessing_with(**other).key != changed.key
+
+
+def test_cases_stay_when_the_plans_of_images_normalised_by_themselves_are_made_anew(done, images, preprocessing_with):
+    again = preprocessing_with(**{INTENSITIES: {"0": {"mean": 1.5, "std": 2.0}}})
+    assert missing_cases(again, images) == []
+    assert usable_cases(again) == dict.fromkeys(sorted(images), "imagesUnlabeled")
+    assert preprocessed_otherwise(again, images) == []
+
+
+def test_cases_with_the_key_of_before_are_kept(done, images):
+    assert done.key != done.former_key
+    for file in done.folder.glob("*.pkl"):
+        properties = pickle.loads(file.read_bytes())
+        properties[module._STAMP]["key"] = done.former_key
+        file.write_bytes(pickle.dumps(properties))
+    assert missing_cases(done, images) == []
+    assert usable_cases(done) == dict.fromkeys(sorted(images), "imagesUnlabeled")
+    assert preprocessed_otherwise(done, images) == []
 
 
 def test_a_changed_image_file_makes_its_case_stale(done, images):
