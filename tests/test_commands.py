@@ -127,6 +127,15 @@ def test_unlabeled_cases_are_preprocessed_ahead(dataset, capsys):
     assert "0 of 3 preprocessed now" in capsys.readouterr().out
 
 
+def test_an_interruption_is_one_line(dataset, capsys, monkeypatch):
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnunet_ad.data.preprocessing._preprocess_case", interrupted)
+    assert main(["preprocess-unlabeled", "-d", "500", "-p", "nnUNetPlansTiny", "-np", "1"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].endswith("nnunet_ad preprocess-unlabeled: interrupted")
+
+
 def test_labeled_cases_that_a_fold_uses_without_label_are_preprocessed_ahead(dataset, capsys):
     split = {"train": ["Made_000"], "val": ["Made_002"], "unlabeled": ["Made_001", "Made_003"]}
     for folder in ("nnUNet_raw", "nnUNet_preprocessed"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ad.worker_processes import end_with_parent
+from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 POOLS = {
     "preprocessing": "import nnunet_ad.data.preprocessing as m; m._preprocess_case = f; next(m._run([0, 0], 2))",
@@ -59,6 +59,18 @@ def test_ctrl_c_is_for_the_parent():
         worker = pool.submit(os.getpid).result()
         os.kill(worker, signal.SIGINT)
         assert pool.submit(os.getpid).result() == worker
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="a POSIX function")
+def test_workers_are_started_without_ctrl_c_which_the_parent_gets_later():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with pytest.raises(KeyboardInterrupt), ctrl_c_waits():
+            blocked = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
+            os.kill(os.getpid(), signal.SIGINT)
+            still_here = True
+        assert still_here and signal.SIGINT in blocked.result()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_a_pool_of_which_one_worker_was_killed_ends():

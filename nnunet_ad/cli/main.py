@@ -42,7 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status; a user's error becomes one line on standard error."""
+    """Run the command line and return the exit status.
+
+    A user's error, and an interruption, become one line on standard error; the status is then 1, or 130 as in a shell.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every console has θ, ψ, ξ and ±
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:  # nnU-Net's errors for users are RuntimeErrors
         print(f"nnunet_ad {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"nnunet_ad {arguments.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

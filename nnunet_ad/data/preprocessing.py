@@ -32,7 +32,7 @@ from nnunet_ad.conversion.volume_files import check_intact, image_suffix
 from nnunet_ad.data.folds import UNLABELED_IMAGES
 from nnunet_ad.data.images import num_channels
 from nnunet_ad.whole_file import LEFT_OVERS, written_whole
-from nnunet_ad.worker_processes import end_with_parent
+from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 INTENSITIES = "nnunet_ad_intensities"
 _STAMP = "nnunet_ad"
@@ -198,7 +198,8 @@ def _run(jobs: list, num_processes: int) -> Iterator[None]:
     spawn = multiprocessing.get_context("spawn")
     # Unlike multiprocessing.Pool, this notices a worker that was killed.
     with ProcessPoolExecutor(min(num_processes, len(jobs)), spawn, end_with_parent) as pool:
-        futures = [pool.submit(_preprocess_case, job) for job in jobs]
+        with ctrl_c_waits():
+            futures = [pool.submit(_preprocess_case, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from nnunet_ad.worker_processes import end_with_parent
+from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 MAX_DEFAULT_PROCESSES = 8
 START_UP_SECONDS = 0.5  # to start a process and import what scoring needs; a short job is done before that
@@ -90,8 +90,9 @@ class Workers:
         results: dict[int, Result] = {}
         already_counted = bar.n
         try:
-            for _ in range(self.processes):  # one more than there are processes, so that none waits for its next item
-                others.hand_out()
+            with ctrl_c_waits():
+                for _ in range(self.processes):  # one more than there are processes: none waits for its next item
+                    others.hand_out()
             while (index := others.take_from_them()) is not None:
                 results[index] = function(items[index])
                 bar.update(already_counted + len(results) + others.num_done() - bar.n)
