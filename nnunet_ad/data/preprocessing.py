@@ -75,19 +75,6 @@ class UnlabeledPreprocessing:
         The name of the plans is not part of it: ResEnc plans share folder and result with the default ones. Nor are the
         intensities of channels that nnU-Net normalises by the image alone, which change with every annotated case.
         """
-        schemes = self.manager.normalization_schemes
-        by_image = {str(channel) for channel, scheme in enumerate(schemes) if scheme in _BY_THE_IMAGE_ALONE}
-        if self.manager.preprocessor_name != "DefaultPreprocessor":  # another one may use them for anything
-            by_image = set()
-        intensities = self.plans.foreground_intensity_properties_per_channel
-        return self._key_with({channel: intensities[channel] for channel in intensities.keys() - by_image})
-
-    @property
-    def former_key(self) -> str:
-        """The key that cases of before have, for which the intensities of every channel counted."""
-        return self._key_with(self.plans.foreground_intensity_properties_per_channel)
-
-    def _key_with(self, intensities: Mapping[str, object]) -> str:
         manager = self.manager
         decisive = {
             "format": _FORMAT,
@@ -95,7 +82,7 @@ class UnlabeledPreprocessing:
             "transpose": list(self.plans.transpose_forward),
             "normalization": list(manager.normalization_schemes),
             "mask": list(manager.use_mask_for_norm),
-            "intensities": intensities,
+            "intensities": self._decisive_intensities(),
             "resampling": [
                 manager.configuration.get("resampling_fn_data"),
                 manager.configuration.get("resampling_fn_data_kwargs"),
@@ -104,6 +91,14 @@ class UnlabeledPreprocessing:
             "reader": self.plans.plans.get("image_reader_writer"),
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _decisive_intensities(self) -> dict:
+        intensities = self.plans.foreground_intensity_properties_per_channel
+        if self.manager.preprocessor_name != "DefaultPreprocessor":
+            return intensities  # which another one may use for anything
+        schemes = enumerate(self.manager.normalization_schemes)
+        by_image = {str(channel) for channel, scheme in schemes if scheme in _BY_THE_IMAGE_ALONE}
+        return {channel: values for channel, values in intensities.items() if channel not in by_image}
 
     @property
     def keeps_mask(self) -> bool:
@@ -289,9 +284,7 @@ def _stamp_if_whole(preprocessing: UnlabeledPreprocessing, case: str, with_mask:
         shape = tuple(blosc2.open(str(image_file(preprocessing.folder, case)), mode="r").shape)
         if with_mask and preprocessing.keeps_mask:
             blosc2.open(str(mask_file(preprocessing.folder, case)), mode="r")
-        stamp = properties[_STAMP]
-        stamp = stamp | {"key": preprocessing.key} if stamp["key"] == preprocessing.former_key else stamp
-        return stamp if shape == tuple(properties["preprocessed_shape"]) else None
+        return properties[_STAMP] if shape == tuple(properties["preprocessed_shape"]) else None
     except Exception:  # whatever is wrong with these files, the answer is to write them anew
         return None
 

@@ -130,17 +130,6 @@ def test_cases_stay_when_the_plans_of_images_normalised_by_themselves_are_made_a
     assert preprocessed_otherwise(again, images) == []
 
 
-def test_cases_with_the_key_of_before_are_kept(done, images):
-    assert done.key != done.former_key
-    for file in done.folder.glob("*.pkl"):
-        properties = pickle.loads(file.read_bytes())
-        properties[module._STAMP]["key"] = done.former_key
-        file.write_bytes(pickle.dumps(properties))
-    assert missing_cases(done, images) == []
-    assert usable_cases(done) == dict.fromkeys(sorted(images), "imagesUnlabeled")
-    assert preprocessed_otherwise(done, images) == []
-
-
 def test_a_changed_image_file_makes_its_case_stale(done, images):
     case = sorted(images)[1]
     os.utime(images[case][0], ns=(1, 1))
