@@ -1,8 +1,6 @@
 """``nnunet_ad rank-unlabeled``: which unlabelled case to annotate next."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         RuntimeError: If nnU-Net does not know the dataset.
-        ValueError: If there is no such training, no case, or an unreadable image; one sentence for the user.
+        ValueError: If there is no such training, no case, or an unreadable image, or if another ranking is being
+            written to the folder; one sentence for the user.
         OSError: If the output can't be written.
     """
     import torch
@@ -60,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_ad.ranking.branches import ThreeDecoders
     from nnunet_ad.ranking.model import TrainedModel
     from nnunet_ad.ranking.rank import rank_cases
+    from nnunet_ad.ranking.so_far import key_of, ranking_so_far
 
     _check_numbers(arguments)
     model = TrainedModel(
@@ -75,9 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     labels = labels_of_dataset(model.predictor.dataset_json, "dataset.json of the training")
     structures = {structure.name: structure.values[0] for structure in labels.structures}
     arguments.output.mkdir(parents=True, exist_ok=True)
-    with _cases(model, arguments) as dataset:
-        ranking = rank_cases(dataset, decoders, structures, arguments.top)
-    written = output.write(ranking, f"{model.description}; {decoders.description}", arguments.output)
+    with ranking_so_far(arguments.output, key_of(model, decoders)) as so_far:
+        output.remove_left_overs(arguments.output)
+        dataset = _cases(model, arguments, so_far.images)
+        ranking = rank_cases(dataset, decoders, structures, arguments.top, so_far)
+        written = output.write(ranking, f"{model.description}; {decoders.description}", arguments.output)
     print(output.as_text(ranking))
     print(f"Written to {arguments.output}: {', '.join(path.name for path in written)}")
     return 0
@@ -90,13 +92,9 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--top {arguments.top}: expected a number of cases, 0 for no contact sheet")
 
 
-@contextmanager
-def _cases(model: Any, arguments: argparse.Namespace) -> Iterator[Any]:
+def _cases(model: Any, arguments: argparse.Namespace, preprocessed: Path) -> Any:
     from nnunet_ad.ranking.cases import cases_of_fold, cases_of_folder
 
     if arguments.images is None:
-        with cases_of_fold(model, arguments.configuration, arguments.fold, arguments.output, print) as dataset:
-            yield dataset
-        return
-    with cases_of_folder(model, arguments.configuration, arguments.images, arguments.output) as dataset:
-        yield dataset
+        return cases_of_fold(model, arguments.configuration, arguments.fold, preprocessed, print)
+    return cases_of_folder(model, arguments.configuration, arguments.images, preprocessed)

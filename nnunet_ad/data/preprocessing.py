@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -257,6 +258,11 @@ def intensities_of(image: np.ndarray) -> dict[str, list[float]]:
     """Return ``mean`` and ``sd`` of each channel of a preprocessed image (C, *spatial)."""
     axes = tuple(range(1, image.ndim))
     return {name: function(image, axes, np.float64).tolist() for name, function in (("mean", np.mean), ("sd", np.std))}
+
+
+def stamp_of(properties: Mapping[str, Any]) -> dict:
+    """Return what a preprocessed image was made from and how: equal ones make the same image."""
+    return properties[_STAMP]
 
 
 def image_file(folder: Path, case: str) -> Path:

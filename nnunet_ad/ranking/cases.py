@@ -1,9 +1,6 @@
 """The cases to rank: the unlabelled ones of the fold, or a folder of images. No label is opened in either case."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
@@ -13,20 +10,17 @@ from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, pre
 from nnunet_ad.ranking.model import TrainedModel
 
 
-@contextmanager
-def cases_of_fold(
-    model: TrainedModel, configuration: str, fold: int | str, workspace: Path, log: Log
-) -> Iterator[UnlabeledDataset]:
-    """Give the unlabelled cases of the fold as training uses them; what is not preprocessed yet is now.
+def cases_of_fold(model: TrainedModel, configuration: str, fold: int | str, apart: Path, log: Log) -> UnlabeledDataset:
+    """Return the unlabelled cases of the fold as training uses them; what is not preprocessed yet is now.
 
     Where one of them lies there as other plans made it, other trainings may be using it: then all are preprocessed
-    apart, for as long as the context lasts.
+    apart.
 
     Args:
         model: The training.
         configuration: Its configuration.
         fold: Its fold.
-        workspace: Existing folder in which a temporary one is made.
+        apart: Folder of cases that are preprocessed apart.
         log: Takes each line for the user.
 
     Raises:
@@ -36,15 +30,11 @@ def cases_of_fold(
     folders = DatasetFolders.of(predictor.plans_manager.dataset_name)
     check_fold_exists(fold, folders.preprocessed)
     preprocessing = preprocessing_of(folders, predictor.plans_manager, configuration, predictor.dataset_json)
-    with TemporaryDirectory(prefix=".preprocessed_", dir=workspace) as temporary:
-        yield prepare_unlabeled(folders, preprocessing, fold, (), (), log, apart=Path(temporary) / "images")
+    return prepare_unlabeled(folders, preprocessing, fold, (), (), log, apart=apart)
 
 
-@contextmanager
-def cases_of_folder(
-    model: TrainedModel, configuration: str, images: Path, workspace: Path
-) -> Iterator[UnlabeledDataset]:
-    """Preprocess the images of a folder for as long as the context lasts.
+def cases_of_folder(model: TrainedModel, configuration: str, images: Path, preprocessed: Path) -> UnlabeledDataset:
+    """Preprocess the images of a folder, as far as they are not yet.
 
     All are preprocessed before the first is predicted, so that an unreadable one is found at once.
 
@@ -52,19 +42,16 @@ def cases_of_folder(
         model: The training.
         configuration: Its configuration.
         images: Folder of images, named ``CASE_0000`` and so on as nnU-Net's.
-        workspace: Existing folder in which a temporary one is made.
+        preprocessed: Folder for what is made of them.
 
     Raises:
         ValueError: If the folder is missing or has no image, or if a case lacks a channel or can't be read.
     """
     predictor = model.predictor
     files = image_files(images, predictor.dataset_json)
-    with TemporaryDirectory(prefix=".preprocessed_", dir=workspace) as temporary:
-        preprocessing = UnlabeledPreprocessing(
-            predictor.plans_manager, configuration, predictor.dataset_json, Path(temporary) / "images"
-        )
-        preprocess_unlabeled(preprocessing, files)
-        yield UnlabeledDataset(preprocessing.folder, list(files), with_mask=False)
+    preprocessing = UnlabeledPreprocessing(predictor.plans_manager, configuration, predictor.dataset_json, preprocessed)
+    preprocess_unlabeled(preprocessing, files)
+    return UnlabeledDataset(preprocessing.folder, list(files), with_mask=False)
 
 
 def image_files(folder: Path, dataset_json: dict) -> dict[str, list[Path]]:

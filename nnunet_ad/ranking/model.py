@@ -31,6 +31,7 @@ class TrainedModel:
         predictor: nnU-Net's, with plans, configuration and dataset.json of the training.
         network: With its three decoders.
         config: Hyper-parameters of the trainer.
+        checkpoint: The file.
         description: Trainer, configuration, fold and checkpoint in one line.
 
     Raises:
@@ -55,7 +56,8 @@ class TrainedModel:
             self.predictor = nnUNetPredictor(device=device, use_mirroring=False, allow_tqdm=False)
             self.predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint)
             trainer_class = recursive_find_trainer_class_by_name(self.predictor.trainer_name)
-        self.network = _with_three_decoders(self.predictor, folder / f"fold_{fold}" / checkpoint)
+        self.checkpoint = folder / f"fold_{fold}" / checkpoint
+        self.network = _with_three_decoders(self.predictor, self.checkpoint)
         self.config: ADConfig = trainer_class.config
         self.description = f"{folder.name}, fold {fold}, {checkpoint}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunet_ad.ranking.branches import DECODERS
 from nnunet_ad.ranking.contact_sheet import draw_contact_sheet
 from nnunet_ad.ranking.rank import CaseDisagreement, Ranking
-from nnunet_ad.whole_file import written_whole
+from nnunet_ad.whole_file import LEFT_OVERS, written_whole
 
 RANKING_FILE, CONTACT_SHEET_FILE = "ranking.csv", "contact_sheet.png"
 
@@ -31,6 +31,13 @@ def write(ranking: Ranking, caption: str, folder: Path) -> list[Path]:
         with written_whole(written[1]) as path:
             draw_contact_sheet(ranking.tiles, caption, path)
     return written
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a ranking has left."""
+    for name in (RANKING_FILE, CONTACT_SHEET_FILE):
+        for file in folder.glob(f"{LEFT_OVERS}_{name}"):
+            file.unlink(missing_ok=True)
 
 
 def as_text(ranking: Ranking, most: int = 10) -> str:

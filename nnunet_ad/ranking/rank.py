@@ -9,9 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_ad.data.dataset import UnlabeledDataset
+from nnunet_ad.data.preprocessing import stamp_of
 from nnunet_ad.ranking.branches import DECODERS, ThreeDecoders
 from nnunet_ad.ranking.contact_sheet import Tile
 from nnunet_ad.ranking.disagreement import disagreement_per_class, mean_disagreement, most_contested_slice
+from nnunet_ad.ranking.so_far import RankingSoFar
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ class Ranking:
 
 
 def rank_cases(
-    dataset: UnlabeledDataset, decoders: ThreeDecoders, structures: Mapping[str, int], num_tiles: int
+    dataset: UnlabeledDataset,
+    decoders: ThreeDecoders,
+    structures: Mapping[str, int],
+    num_tiles: int,
+    so_far: RankingSoFar,
 ) -> Ranking:
     """Predict every case with the three decoders and order the cases by their disagreement.
 
@@ -75,24 +81,46 @@ def rank_cases(
         decoders: Predict the label maps.
         structures: Name and label value of the classes to compare, without background.
         num_tiles: Pictures to keep.
+        so_far: Has the cases that need not be predicted again, and gets the others one by one.
     """
     cases: list[CaseDisagreement] = []
     kept: list[tuple[CaseDisagreement, Tile]] = []
     with tqdm(total=len(DECODERS) * len(dataset.identifiers), desc="Ranking", unit="prediction") as progress:
         for identifier in dataset.identifiers:
             progress.set_postfix_str(identifier)
-            case, tile = _look_at(identifier, dataset, decoders, structures, progress)
+            properties = dataset.load_properties(identifier)
+            if (arrays := so_far.load(identifier, stamp_of(properties))) is not None:
+                case, tile = _from_arrays(identifier, arrays)
+                progress.update(len(DECODERS))
+            else:
+                image = np.asarray(dataset.load_case(identifier)[0][:])
+                case, tile = _look_at(identifier, image, properties, decoders, structures, progress)
+                so_far.save(identifier, stamp_of(properties), _as_arrays(case, tile))
             cases.append(case)
             kept = sorted([*kept, (case, tile)], key=lambda pair: pair[0].order)[:num_tiles]
     return Ranking(structures, tuple(sorted(cases, key=lambda case: case.order)), tuple(tile for _, tile in kept))
 
 
+def _as_arrays(case: CaseDisagreement, tile: Tile) -> dict[str, np.ndarray]:
+    of_case = {"per_class": case.per_class, "volumes_ml": case.volumes_ml}
+    scalars = {"title": np.array(tile.title), "aspect": np.array(tile.aspect)}
+    return of_case | scalars | {"image": tile.image, "label_maps": tile.label_maps}
+
+
+def _from_arrays(identifier: str, arrays: Mapping[str, np.ndarray]) -> tuple[CaseDisagreement, Tile]:
+    tile = Tile(str(arrays["title"]), arrays["image"], arrays["label_maps"], float(arrays["aspect"]))
+    return CaseDisagreement(identifier, arrays["per_class"], arrays["volumes_ml"]), tile
+
+
 def _look_at(
-    identifier: str, dataset: UnlabeledDataset, decoders: ThreeDecoders, structures: Mapping[str, int], progress: tqdm
+    identifier: str,
+    image: np.ndarray,
+    properties: dict,
+    decoders: ThreeDecoders,
+    structures: Mapping[str, int],
+    progress: tqdm,
 ) -> tuple[CaseDisagreement, Tile]:
-    image = np.asarray(dataset.load_case(identifier)[0][:])
     label_maps = decoders.predict(image, progress.update)
-    properties = dataset.load_properties(identifier)
     spacing = grid_spacing(properties, image.shape[1:], decoders.transpose_forward)
     values = list(structures.values())
     counts = [[np.count_nonzero(label_map == value) for value in values] for label_map in label_maps]

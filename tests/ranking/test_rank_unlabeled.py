@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from matplotlib.image import imread
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ad.cli.main import main
+from nnunet_ad.data import preprocessing
+from nnunet_ad.ranking import so_far
 from nnunet_ad.ranking.branches import DenoisingBranch, ThreeDecoders
 from nnunet_ad.ranking.model import TrainedModel
 from nnunet_ad.ranking.rank import CaseDisagreement, grid_spacing
@@ -307,7 +312,111 @@ def test_a_failing_contact_sheet_leaves_no_half_file(trained, tmp_path, monkeypa
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(output, "draw_contact_sheet", fail)
-    assert rank(tmp_path / "out", "--steps", "1") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(output, "draw_contact_sheet", fail)
+        assert rank(tmp_path / "out", "--steps", "1") == 1
     assert "disk full" in error_of(capsys)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ranking.csv"]
+    assert names(tmp_path / "out") == [".ranking_so_far", "ranking.csv"]
+    assert rank_and_count(monkeypatch, tmp_path / "out", "--steps", "1") == (0, 0)
+    assert names(tmp_path / "out") == ["contact_sheet.png", "ranking.csv"]
+
+
+# --------------------------------------------------------------------------------------------- killed rankings
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def rank_and_count(monkeypatch, output: Path, *more: str, end: int = 99) -> tuple[int, int]:
+    """Rank, with Ctrl-C in the prediction of case number ``end``; return the status and how many were predicted."""
+    predict, predicted = ThreeDecoders.predict, []
+
+    def counted(decoders, image, on_progress):
+        if len(predicted) == end:
+            raise KeyboardInterrupt
+        predicted.append(image)
+        return predict(decoders, image, on_progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ThreeDecoders, "predict", counted)
+        return rank(output, *more), len(predicted)
+
+
+@pytest.fixture
+def images(trained, tmp_path) -> Path:
+    return shutil.copytree(trained / "nnUNet_raw" / DATASET / "imagesUnlabeled", tmp_path / "images")
+
+
+@pytest.mark.parametrize("of_a_folder", [False, True])
+def test_an_interrupted_ranking_goes_on_and_ends_as_another(images, tmp_path, monkeypatch, capsys, of_a_folder):
+    more = ["--steps", "2", *(["-i", str(images)] if of_a_folder else [])]
+    assert rank(tmp_path / "whole", *more) == 0
+    assert rank_and_count(monkeypatch, tmp_path / "out", *more, end=1) == (130, 1)
+    assert error_of(capsys).endswith("nnunet_ad rank-unlabeled: interrupted")
+    assert names(tmp_path / "out") == [".ranking_so_far"]
+    monkeypatch.setattr(preprocessing, "_preprocess_case", lambda job: pytest.fail("preprocessed again"))
+    assert rank_and_count(monkeypatch, tmp_path / "out", *more, end=1) == (130, 1)
+    assert rank_and_count(monkeypatch, tmp_path / "out", *more) == (0, 1)
+    assert names(tmp_path / "out") == names(tmp_path / "whole") == ["contact_sheet.png", "ranking.csv"]
+    for name in names(tmp_path / "out"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["steps", "seed", "checkpoint", "images", "plans", "damage"])
+def test_what_decides_the_result_begins_anew(images, tmp_path, monkeypatch, change):
+    out, more = tmp_path / "out", ["--steps", "1", "--top", "0", "-i", str(images)]
+    assert rank_and_count(monkeypatch, out, *more, end=2) == (130, 2)
+    files = sorted((out / ".ranking_so_far" / "cases").iterdir())
+    assert len(files) == 2
+    (checkpoint,) = (tmp_path / "nnUNet_results").rglob("checkpoint_final.pth")
+    expected = 3
+    match change:
+        case "steps":
+            more += ["--steps", "2"]
+        case "seed":
+            more += ["--seed", "1"]
+        case "checkpoint":
+            content = torch.load(checkpoint, weights_only=False)
+            next(iter(content["network_weights"].values())).add_(0.1)
+            torch.save(content, checkpoint)
+        case "images":
+            os.utime(images / f"{files[0].stem}_0000.nii.gz", ns=(1, 1))
+            expected = 2
+        case "plans":
+            file = checkpoint.parents[1] / "plans.json"
+            file.write_text(file.read_text().replace('"batch_size": 2', '"batch_size": 3'))
+        case "damage":
+            files[0].write_bytes(files[0].read_bytes()[:100])
+            expected = 2
+    assert rank_and_count(monkeypatch, out, *more) == (0, expected)
+
+
+def test_a_killed_ranking_goes_on(images, tmp_path, monkeypatch):
+    """The kill is real: no handler, no clean-up."""
+    code = (
+        "import os, signal, sys; from nnunet_ad.cli.main import main\n"
+        "from nnunet_ad.ranking.so_far import RankingSoFar\n"
+        "save = RankingSoFar.save\n"
+        "def killed(*arguments): save(*arguments); os.kill(os.getpid(), getattr(signal, 'SIGKILL', signal.SIGTERM))\n"
+        "RankingSoFar.save = killed; main(sys.argv[1:])"
+    )
+    out, more = tmp_path / "out", ["--steps", "1", "-i", str(images)]
+    command = ["rank-unlabeled", "-d", "500", "-c", CONFIGURATION, "-f", "0", "-p", PLANS, "-device", "cpu"]
+    command += ["-tr", "nnUNetTrainerAD_1epoch", "-o", str(out), *more]
+    assert subprocess.run([sys.executable, "-c", code, *command], timeout=300).returncode != 0
+    assert ".ranking_so_far" in names(out)
+    (out / ".preprocessed_abc" / "images").mkdir(parents=True)  # as earlier versions left
+    (out / ".unfinished_01234567_ranking.csv").touch()
+    assert rank_and_count(monkeypatch, out, *more) == (0, 2)
+    assert names(out) == ["contact_sheet.png", "ranking.csv"]
+
+
+def test_two_rankings_do_not_write_to_one_folder(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with so_far.ranking_so_far(out, "another"):
+        assert rank(out, "--steps", "1") == 1
+        assert f"another rank-unlabeled writes to {out}" in error_of(capsys)
+    assert rank(out, "--steps", "1") == 0
+    assert names(out) == ["contact_sheet.png", "ranking.csv"]
