@@ -184,3 +184,10 @@ def test_unknown_cases_are_named():
     check_cases_exist(0, ["a"], ["a", "b"], "here")
     with pytest.raises(ValueError, match=r"2 case\(s\) that are not in here: x, y"):
         check_cases_exist(0, ["y", "x", "a"], ["a"], "here")
+
+
+def test_a_fold_that_the_raw_splits_lack_is_no_difference(folders):
+    preprocessed, raw = folders
+    write_splits(raw, None)
+    write_splits(preprocessed, None, None)
+    check_copy_of_splits(1, preprocessed, raw, pytest.fail)

@@ -411,3 +411,17 @@ def test_workers_killed_by_a_signal_to_the_whole_job_are_no_fault(preprocessing,
 
 def test_without_a_folder_there_are_no_unlabeled_images(tmp_path):
     assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}
+
+
+def test_another_reader_makes_it_stale(done, images, preprocessing_with):
+    assert missing_cases(preprocessing_with(image_reader_writer="NibabelIO"), images) == sorted(images)
+
+
+def test_a_list_of_unlabeled_images_says_nothing_of_labeled_ones(done):
+    for file in done.folder.glob("*.pkl"):
+        properties = pickle.loads(file.read_bytes())
+        properties[module._STAMP]["source"] = "imagesTr"
+        file.write_bytes(pickle.dumps(properties))
+    (done.folder / "imagesUnlabeled.json").write_text("[]")
+    found = usable_cases(done)
+    assert found and set(found.values()) == {"imagesTr"}

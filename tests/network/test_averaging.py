@@ -123,3 +123,15 @@ def test_a_checkpoint_keeps_the_averages_and_how_many_iterations_they_are_of(ave
         network.update_average()
     for first, second in zip(averaging.average.parameters(), again.average.parameters(), strict=True):
         torch.testing.assert_close(first, second)
+
+
+def test_an_average_that_begins_again_forgets_what_came_before():
+    network = line()
+    average = MovingAverage(polynomial(1.0), line=network["line"])
+    for value in (1.0, 2.0):
+        nn.init.constant_(network["line"].weight, value)
+        average.follow(network)
+    average.begin()
+    nn.init.constant_(network["line"].weight, 7.0)
+    average.follow(network)
+    assert average["line"].weight.item() == 7.0

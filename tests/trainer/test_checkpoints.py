@@ -98,3 +98,11 @@ def test_where_nothing_can_stand_in_the_file_is_named(latest, tmp_path):
     final.write_bytes(b"")
     with pytest.raises(ValueError, match=r"final.pth is damaged"):
         readable(final, pytest.fail)
+
+
+def test_the_previous_one_stands_in_for_no_other_checkpoint(latest):
+    final = latest.with_name("checkpoint_final.pth")
+    final.write_bytes(b"")
+    assert not is_damaged(latest.with_name(PREVIOUS))
+    with pytest.raises(ValueError, match=r"final.pth is damaged"):
+        readable(final, pytest.fail)
