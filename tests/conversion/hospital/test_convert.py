@@ -432,6 +432,16 @@ def test_whole_numbers_are_written_in_int16(hospital, raw, values, dtype):
     np.testing.assert_array_equal(image, array)
 
 
+def test_each_channel_is_written_in_its_own_type(hospital, raw):
+    _write_two_channels(hospital, second=lambda volume: volume + 0.25)
+    assert convert(hospital, "--channels", "T1", "T2") == 0
+    image = make_arrays("ann")[0]
+    for channel, expected in enumerate((image, (2.0 * image + 5.25).astype(np.float32))):
+        found = sitk.GetArrayFromImage(written(raw, f"imagesTr/Liver_0001_{channel:04d}.nii.gz"))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_the_name_of_a_case_that_is_gone_is_given_to_no_other(hospital, raw, tmp_path):
     mapping, last = tmp_path / "mapping.csv", hospital / "unlabeled" / "gus.nii.gz"
     assert convert(hospital, "--mapping", mapping) == 0
