@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from filelock import FileLock
 
+from nnunet_ad.conversion.hospital.command_line import main as convert_hospital_data
 from nnunet_ad.data import preprocessing as module
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
@@ -22,6 +23,7 @@ from nnunet_ad.data.preprocessing import (
     remember_images,
     usable_cases,
 )
+from nnunet_ad.testing.hospital_folder import write_hospital_folder
 from nnunet_ad.whole_file import LEFT_OVERS
 
 
@@ -60,6 +62,38 @@ def test_nothing_is_done_twice(done, images):
     before = {file.name: file.stat().st_mtime_ns for file in done.folder.iterdir()}
     assert preprocess_unlabeled(done, images) == []
     assert {file.name: file.stat().st_mtime_ns for file in done.folder.iterdir()} == before
+
+
+def test_converting_again_makes_only_changed_cases_stale(preprocessing, tmp_path, monkeypatch):
+    """The loop of docs/hospital-data.md: annotate a case, convert again with the same mapping."""
+    root = write_hospital_folder(
+        tmp_path / "hospital", seed=0, num_labeled=2, num_unlabeled=3, num_test=0, shape=(16, 18, 17)
+    )
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    folders = ["--labeled", root / "labeled", "--unlabeled", root / "unlabeled", "--labels", root / "labels.json"]
+    command = ["-d", 501, "-n", "Made", *folders, "--mapping", tmp_path / "m.csv", "--overwrite", "--accept-outliers"]
+
+    def convert():
+        assert convert_hospital_data(list(map(str, command))) == 0
+        raw = tmp_path / "nnUNet_raw" / "Dataset501_Made"
+        found = unlabeled_images(raw, {"file_ending": ".nii.gz", "channel_names": {"0": "MR"}})
+        remember_images(preprocessing, raw, found)
+        return found
+
+    assert preprocess_unlabeled(preprocessing, convert(), num_processes=1) == ["Made_0003", "Made_0004", "Made_0005"]
+    time.sleep(0.02)  # longer than the clock of a file system ticks
+    assert missing_cases(preprocessing, convert()) == []
+    shutil.move(root / "unlabeled" / "scan_003.nii.gz", root / "labeled" / "images")
+    shutil.copy(root / "labeled" / "masks" / "scan_000.nii.gz", root / "labeled" / "masks" / "scan_003.nii.gz")
+    images = convert()
+    assert sorted(images) == ["Made_0003", "Made_0005"]
+    assert missing_cases(preprocessing, images) == []
+    assert sorted(usable_cases(preprocessing)) == sorted(images), "the annotated one trains with its label only"
+    file = str(root / "unlabeled" / "scan_002.nii.gz")
+    sitk.WriteImage(sitk.ReadImage(file) + 1, file)
+    assert missing_cases(preprocessing, convert()) == ["Made_0003"]
 
 
 @pytest.mark.parametrize(
