@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from hospital_helpers import CASES, NAME, SHAPE, convert, make_arrays, written
+from tqdm import tqdm
+
+from nnunet_ad.conversion.hospital import sources as sources_module
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -63,6 +66,16 @@ def hospital(tmp_path):
     labels = {"liver": {"sources": ["Liver*"]}, "tumour": {"sources": ["HCC"]}}
     (root / "labels.json").write_text(json.dumps(labels))
     return root
+
+
+def test_a_bar_shows_the_search_for_series_and_names_no_file(hospital, raw, capsys, monkeypatch):
+    monkeypatch.setattr(sources_module, "tqdm", lambda *args, **options: tqdm(*args, **options | {"delay": 0}))
+    assert convert(hospital, "--overlaps", "later") == 0
+    bars = [bar for line in capsys.readouterr().err.splitlines() for bar in line.split("\r") if "finding" in bar]
+    for role, cases in CASES.items():
+        number = len(cases)
+        assert any(bar.startswith(f"finding {role}:") and f"| {number}/{number} [" in bar for bar in bars)
+    assert not [case for cases in CASES.values() for case in cases if case in "".join(bars)]
 
 
 def test_masks_that_mark_a_structure_in_two_files_are_united_with_a_warning(hospital, raw, capsys):
