@@ -11,6 +11,7 @@ A converter describes its dataset, and the shared parts write it:
 ``folds``         the public split lists, the choice of labelled and kept-aside cases, folds
 ``dataset``       the whole dataset, and the files that it consists of
 ``sidecar``       ``nnunet_ad.json``: provenance, protocol, domain of each case
+``finished_cases``  the cases of an unfinished dataset that a killed run finished
 ``writer``        writes a dataset completely or not at all
 ``command_line``  the options that all benchmark converters share, progress, errors as one line
 ``laseg``, ``synapse``, ``mmwhs``, ``mnms``   one module a benchmark

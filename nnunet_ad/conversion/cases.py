@@ -40,6 +40,8 @@ class Case:
         channels: One image volume a channel, all on one grid.
         label: The label volume on the grid of the images, in the dataset's label values. An unlabelled case never has
             one, so that nothing can open a label that the protocol hides.
+        digest: Of all that is written of the case, by which what a killed run finished of it is known; None where that
+            is not known without reading the volumes, and the case is always written anew.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Case:
     domain: str
     channels: tuple[Volume, ...]
     label: Volume | None = None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         assert not (self.role is Role.UNLABELED and self.label), f"unlabelled case {self.name} was given a label"

@@ -61,9 +61,7 @@ class Dataset:
         """Return every file of the dataset, relative to its folder, sorted."""
         files = [DATASET_JSON, SPLITS_JSON, SIDECAR_JSON]
         for case in self.cases:
-            files += image_files(case)
-            if case.label is not None:
-                files.append(label_file(case))
+            files += case_files(case)
         return sorted(files)
 
 
@@ -76,6 +74,11 @@ def image_files(case: Case) -> list[str]:
     """Return the files of a case's channels in order, relative to the dataset folder."""
     folder = IMAGE_FOLDERS[case.role]
     return [f"{folder}/{case.name}_{channel:04d}{FILE_ENDING}" for channel in range(len(case.channels))]
+
+
+def case_files(case: Case) -> list[str]:
+    """Return all files of a case, relative to the dataset folder."""
+    return image_files(case) + ([label_file(case)] if case.label is not None else [])
 
 
 def label_file(case: Case) -> str:

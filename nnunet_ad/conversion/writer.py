@@ -1,7 +1,8 @@
 """Writes a dataset into ``nnUNet_raw``, completely or not at all.
 
-Everything is written into a hidden folder beside the final one, which is renamed at the end. A rerun removes what an
-interrupted run left there. With ``overwrite`` the old dataset stays until the new one is complete.
+Everything is written into a hidden folder beside the final one, which is renamed at the end. A rerun takes over the
+finished cases that a killed run left there, where they are known by a digest, and removes the rest. With ``overwrite``
+the old dataset stays until the new one is complete.
 """
 
 import filecmp
@@ -32,6 +33,7 @@ from nnunet_ad.conversion.dataset import (
     label_file,
 )
 from nnunet_ad.conversion.errors import ConversionError, naming
+from nnunet_ad.conversion.finished_cases import FINISHED_JSON, FinishedCases
 from nnunet_ad.conversion.sidecar import make_sidecar
 from nnunet_ad.conversion.volume_files import check_intact
 from nnunet_ad.conversion.volumes import (
@@ -103,14 +105,19 @@ def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
         ConversionError: A volume cannot be read or fails a check, the dataset may not be written (see
             :func:`check_target`), or another process is writing it. Nothing of the new dataset is left then, and an
             old one is untouched.
+        KeyboardInterrupt: The user interrupted it. Finished cases with a digest stay in the hidden folder then.
     """
     final = raw_folder() / dataset.folder_name
     with _lock(final):
         check_target(dataset.dataset_id, dataset.name, overwrite)
         with _replacing(final.resolve()) as folder:
+            finished = FinishedCases(folder, dataset.cases)
             for case in tqdm(dataset.cases, desc=dataset.folder_name, unit="case"):
-                _write_case(case, dataset, folder)
+                if case not in finished:
+                    _write_case(case, dataset, folder)
+                    finished.add(case)
             _write_descriptions(dataset, folder)
+            finished.forget()
     return final
 
 
@@ -182,20 +189,27 @@ def _lock(final: Path) -> Iterator[None]:
 
 @contextmanager
 def _replacing(final: Path) -> Iterator[Path]:
-    """Give a hidden folder to write into, which takes the final name if no exception is raised, and else vanishes."""
+    """Give a hidden folder to write into, which takes the final name if no exception is raised, and else vanishes.
+
+    Where it notes finished cases, it stays for the same command after an interruption, and as a killed run left it.
+    """
     partial, old = final.with_name(f".{final.name}.partial"), final.with_name(f".{final.name}.old")
     _restore(old, final)  # if an earlier run was killed between its two renames
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)
+    goes_on = False
     try:
         yield partial
         if final.exists():
             _keep_times(partial, final)
             final.replace(old)
         partial.replace(final)
+    except KeyboardInterrupt:
+        goes_on = (partial / FINISHED_JSON).is_file()
+        raise
     finally:
         _restore(old, final)
-        shutil.rmtree(partial, ignore_errors=True)
+        if not goes_on:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _keep_times(new: Path, old: Path) -> None:

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{SCRIPT}: error: {reason}; check free space and permissions of nnUNet_raw", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{SCRIPT}: interrupted", file=sys.stderr)
+        goes_on = "" if options.dry_run else "; the same command checks all cases again and goes on where it was"
+        print(f"{SCRIPT}: interrupted{goes_on}", file=sys.stderr)
         return 130
     _print_findings(outcome, arguments.show_paths)
     return _print_outcome(outcome, options, arguments.show_paths)

@@ -302,7 +302,7 @@ def _case(each: SurveyedCase, reading: Reading, channel_names: tuple[str, ...], 
         for index in range(len(case.channels))
     )
     label = Volume("mask", partial(_read_mask, each, reading)) if case.mask else None
-    return Case(case.name, case.role, domain, channels, label)
+    return Case(case.name, case.role, domain, channels, label, each.digest)
 
 
 def _read_channel(each: SurveyedCase, index: int, reading: Reading) -> sitk.Image:

@@ -1,5 +1,6 @@
 """Reads every case once, checks it, and keeps what later steps need: never a volume."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+import nnunet_ad
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.checks import image_problems
 from nnunet_ad.conversion.hospital.findings import Finding, Severity
@@ -67,6 +69,16 @@ class SurveyedCase:
     def is_good(self) -> bool:
         """Whether nothing keeps the case out of the dataset."""
         return not any(finding.severity is Severity.ERROR for finding in self.findings)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that is written of a good case: its voxels, its grid and its role, whatever brought them so.
+
+        Hence it changes with the source and with each option that matters, and with none that does not.
+        """
+        channels = [self.channels[index].digest for index in sorted(self.channels)]
+        written = (nnunet_ad.__version__, str(self.case.role), self.grid, channels, self.mask_digest)
+        return hashlib.sha256(repr(written).encode()).hexdigest()
 
 
 def survey_cases(
