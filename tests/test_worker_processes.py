@@ -64,7 +64,8 @@ def test_ctrl_c_is_for_the_parent():
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="a POSIX function")
 def test_workers_are_started_without_ctrl_c_which_the_parent_gets_later():
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before, handler = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever was left by others
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         with pytest.raises(KeyboardInterrupt), ctrl_c_waits():
             blocked = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ())
@@ -72,6 +73,7 @@ def test_workers_are_started_without_ctrl_c_which_the_parent_gets_later():
             still_here = True
         assert still_here and signal.SIGINT in blocked.result()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    signal.signal(signal.SIGINT, handler)
 
 
 def test_a_pool_of_which_one_worker_was_killed_ends():

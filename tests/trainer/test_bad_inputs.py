@@ -212,7 +212,7 @@ def test_plans_that_changed_since_the_unlabeled_cases_were_preprocessed(train, p
     train()
     file = preprocessed / "nnUNetPlansTiny.json"
     plans = json.loads(file.read_text())
-    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] += 1
+    plans["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"]["order"] = 1
     file.write_text(json.dumps(plans))
     assert "Preprocessed 3 unlabelled case(s) now, 0 were there already" in train()
 
