@@ -267,6 +267,7 @@ def test_every_case_is_the_frame_of_the_table_voxel_by_voxel(converted, made, su
             subject = subjects[code]
             frame = {"ED": subject.ed, "ES": subject.es}[frame_name]
             written = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / images / f"{case}_0000.nii.gz")))
+            assert written.dtype == np.int16
             assert set(np.unique(written // FRAME_STEP)) == {frame}
             original = np.asarray(nib.load(subject.file(made[0])).dataobj)[..., frame]
             np.testing.assert_array_equal(written.T, original)
