@@ -31,11 +31,6 @@ def write(checkpoint: dict, file: Path, keep_previous: bool = False) -> None:
             _give_second_name(file, file.with_name(PREVIOUS))
 
 
-def superseded(file: Path) -> Path:
-    """Return what a checkpoint is called that another training in its folder, or its own prolonged, supersedes."""
-    return file.with_name(f"superseded_{file.name}")
-
-
 def readable(file: Path, warn: Callable[[str], None]) -> Path:
     """Return a checkpoint that is whole: the file, or for a damaged ``checkpoint_latest.pth`` the previous one.
 

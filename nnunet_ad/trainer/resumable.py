@@ -1,6 +1,5 @@
 """nnU-Net's training loop, made so that a training may end at any moment and be continued, or repeated, exactly."""
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,7 +18,7 @@ from torch._dynamo import OptimizedModule
 from nnunet_ad import __version__
 from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers
 from nnunet_ad.network.checkpoint import check_complete, check_fits, checkpoint_types, load_checkpoint
-from nnunet_ad.trainer import checkpoints, randomness
+from nnunet_ad.trainer import another_training, checkpoints, randomness
 from nnunet_ad.trainer.environment import minutes_from_environment
 from nnunet_ad.trainer.interruption import (
     EXIT_CODE,
@@ -32,7 +31,6 @@ from nnunet_ad.trainer.processes import own_device
 from nnunet_ad.trainer.randomness import Stream, seed_everything
 
 CHECKPOINT_VARIABLE = "NNUNET_AD_CHECKPOINT_MINUTES"
-VALIDATION = "validation"  # nnU-Net's folder for predictions and scores of a fold's validation cases
 _CHECKPOINT_MINUTES = 9.0  # with the iteration that has begun, less than ten minutes of work are lost
 
 
@@ -115,8 +113,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
 
     def _set_another_training_aside(self) -> None:
         """At the beginning of a training, see to it that ``--c`` goes on with it and not with another in its folder."""
-        folder = Path(self.output_folder)
-        if any((folder / name).exists() for name in (checkpoints.FINAL, checkpoints.LATEST, checkpoints.BEST)):
+        if another_training.is_in(Path(self.output_folder)):
             self._write_beginning()
 
     def _write_beginning(self) -> None:
@@ -124,11 +121,9 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         begins = self.current_epoch == 0 and not self.train_outputs and not self._latest_is_of_this_run
         if self.local_rank != 0 or not begins or self.disable_checkpointing:
             return
-        latest = Path(self.output_folder) / checkpoints.LATEST
-        # One start after the other that came to nothing must not push a real training out of the folder.
-        if not checkpoints.superseded(latest).exists() or _has_trained(latest):
-            self._supersede(checkpoints.LATEST)
-        self._write_checkpoint(latest, self.current_epoch, running_epoch=[])
+        folder = Path(self.output_folder)
+        another_training.set_latest_aside(folder, self.print_to_log_file)
+        self._write_checkpoint(folder / checkpoints.LATEST, self.current_epoch, running_epoch=[])
         self._latest_is_of_this_run = True
 
     def _say_if_nothing_is_left(self) -> None:
@@ -275,22 +270,7 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         if file.name == checkpoints.LATEST:
             if not keep_previous:
                 file.with_name(checkpoints.PREVIOUS).unlink(missing_ok=True)
-            if self._supersede(checkpoints.FINAL):
-                self._supersede(VALIDATION)
-
-    def _supersede(self, name: str) -> bool:
-        file = Path(self.output_folder) / name
-        found = self.local_rank == 0 and file.exists()
-        if found:
-            other = checkpoints.superseded(file)
-            if other.is_dir():  # which can't be replaced
-                shutil.rmtree(other)
-            file.replace(other)
-            self.print_to_log_file(
-                f"NOTE: {file} was of another training, or of this one before it was prolonged. It is {other.name} "
-                "now, and is removed when this training has ended. To keep it, stop this one and rename it back."
-            )
-        return found
+            another_training.set_end_aside(file.parent, self.print_to_log_file)
 
     def _running_epoch(self) -> list[dict]:
         """Return, in rank 0, what each rank has gathered in the running epoch."""
@@ -351,15 +331,13 @@ class nnUNetTrainerResumable(nnUNetTrainer):
         super().on_train_end()
         if self.local_rank == 0:
             folder = Path(self.output_folder)
-            for file in (folder / checkpoints.FINAL, folder / checkpoints.LATEST):
-                checkpoints.superseded(file).unlink(missing_ok=True)
-            shutil.rmtree(checkpoints.superseded(folder / VALIDATION), ignore_errors=True)
+            another_training.remove(folder)
             (folder / checkpoints.PREVIOUS).unlink(missing_ok=True)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As the host, without what an earlier fold of this number left there, which it would score as well."""
         if self.local_rank == 0:
-            self._remove_cases_of_other_folds(Path(self.output_folder) / VALIDATION)
+            self._remove_cases_of_other_folds(Path(self.output_folder) / another_training.VALIDATION)
         super().perform_actual_validation(save_probabilities)
 
     def _remove_cases_of_other_folds(self, validation: Path) -> None:
@@ -380,12 +358,3 @@ class nnUNetTrainerResumable(nnUNetTrainer):
                 super().on_train_end()
             finally:
                 self.output_folder = folder
-
-
-def _has_trained(file: Path) -> bool:
-    """Return whether a checkpoint, if it is one, holds more than the beginning of a training."""
-    if not file.exists() or checkpoints.is_damaged(file):
-        return file.exists()
-    checkpoint = load_checkpoint(file)
-    running = checkpoint.get("nnunet_ad", {}).get("running_epoch", [])
-    return checkpoint["current_epoch"] > 0 or any(outputs["train"] for outputs in running)

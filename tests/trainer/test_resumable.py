@@ -20,7 +20,7 @@ from planned_dataset import DATASET
 from nnunet_ad.cli.main import main
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data import preprocessing
-from nnunet_ad.trainer import checkpoints, nnUNetTrainerAD
+from nnunet_ad.trainer import another_training, checkpoints, nnUNetTrainerAD
 from nnunet_ad.trainer.interruption import EXIT_CODE, TrainingInterruptedError
 
 
@@ -248,7 +248,7 @@ def test_a_new_training_is_continued_and_not_the_finished_one_before_it(make_tra
     monkeypatch.setenv("NNUNET_AD_SEED", "2")
     newer = end(make_trainer(Watched), 1)
     folder = Path(newer.output_folder)
-    superseded = checkpoints.superseded(folder / checkpoints.FINAL)
+    superseded = another_training.superseded(folder / checkpoints.FINAL)
     assert seed_in(superseded) == 1
     assert superseded.name in Path(newer.log_file).read_text()
     without = make_trainer(Watched)
@@ -289,7 +289,7 @@ def test_starts_that_come_to_nothing_do_not_push_out_a_training(make_trainer, da
         with pytest.raises(ValueError, match="truncated"):
             make_trainer(Watched).run_training()
         assert seed_in(latest(forgotten)) == int(seed)
-        assert seed_in(checkpoints.superseded(latest(forgotten))) == 1
+        assert seed_in(another_training.superseded(latest(forgotten))) == 1
 
 
 def test_a_signal_ends_the_preparation_of_data_after_the_running_case(make_trainer, dataset, monkeypatch):
@@ -334,7 +334,7 @@ def test_what_another_training_validated_does_not_stay_beside_a_new_one(make_tra
     resumed(make_trainer(Watched)).run_training()
     assert summary.exists(), "nothing was trained"
     interrupted(make_trainer(Watched), 1)
-    aside = checkpoints.superseded(summary.parent)
+    aside = another_training.superseded(summary.parent)
     assert (aside / summary.name).exists() and not summary.exists()
     resumed(make_trainer(Watched)).run_training()
     assert not aside.exists()
@@ -359,7 +359,7 @@ def test_a_training_is_not_lost_where_continuing_it_was_forgotten(make_trainer, 
     monkeypatch.setenv("NNUNET_AD_SEED", "2")
     failing_at_once(make_trainer(Watched))
     failing_at_once(resumed(make_trainer(Watched)))  # its own checkpoint of the beginning is not another training's
-    superseded = checkpoints.superseded(latest(forgotten))
+    superseded = another_training.superseded(latest(forgotten))
     assert seed_in(superseded) == 1
     superseded.rename(latest(forgotten))
     continued = resumed(make_trainer(Watched))
