@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 LEFT_OVERS = ".unfinished_*"  # what killed processes leave
 
 
@@ -19,6 +20,7 @@ def written_whole(file: Path) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
+        OSError: If it can't be written; it names the file also where the system does not, as on a full disk.
     """
     file = file.resolve()
     if file.exists() and not file.is_file():
@@ -30,5 +32,9 @@ def written_whole(file: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(file)
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _DISK_FULL):
+            error.filename = str(file)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,31 @@ def test_of_two_writers_at_once_each_writes_a_whole_file(tmp_path):
         assert file.read_text() == "second"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert file.read_text() == "first"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
+def test_a_full_disk_names_the_file(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: .*/a\.txt'") as raised,
+            written_whole(tmp_path / "a.txt") as temporary,
+        ):
+            temporary.write_bytes(bytes(10000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_error_keeps_its_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="other'"), written_whole(tmp_path / "a.txt"):
+        (tmp_path / "other").read_text()
+
+
+def test_an_error_does_not_name_the_hidden_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"/a\.txt'"), written_whole(tmp_path / "a.txt") as temporary:
+        temporary.read_text()

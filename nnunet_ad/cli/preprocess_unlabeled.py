@@ -1,7 +1,6 @@
 """``nnunet_ad preprocess-unlabeled``: preprocess unlabelled cases ahead of the first training."""
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -49,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_ad.data.images import unlabeled_images
     from nnunet_ad.data.preprocessing import preprocess_unlabeled, remember_images
     from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, preprocessing_of
+    from nnunet_ad.json_file import read_json
 
     for dataset in arguments.datasets:
         folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not file.is_file():
                 number = dataset_number(folders.name)
                 raise ValueError(f"there is no {file}; run nnUNetv2_plan_and_preprocess -d {number} first")
-        settings, dataset_json = (json.loads(file.read_text()) for file in files)
+        settings, dataset_json = (read_json(file) for file in files)
         plans = PlansManager(settings)
         in_folder = unlabeled_images(folders.raw, dataset_json)
         images = images_to_preprocess(in_folder, folders.raw, folders.preprocessed, dataset_json)

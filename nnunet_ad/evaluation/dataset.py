@@ -1,14 +1,13 @@
 """What evaluation needs to know of an nnU-Net dataset: its labels and the domain of each case."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nnunet_ad.evaluation.labels import LabelDefinition, labels_of_dataset
+from nnunet_ad.json_file import read_json
 
 DATASET_JSON, SIDECAR_JSON = "dataset.json", "nnunet_ad.json"
 
@@ -39,9 +38,9 @@ def read_dataset(identifier: str) -> DatasetDescription:
     """
     folder = find_dataset(identifier)
     name = folder.resolve().name
-    labels = labels_of_dataset(_read_json(folder / DATASET_JSON, name), f"{DATASET_JSON} of {name}")
+    labels = labels_of_dataset(read_json(folder / DATASET_JSON), f"{DATASET_JSON} of {name}")
     sidecar = folder / SIDECAR_JSON
-    domains = _read_json(sidecar, name).get("domains", {}) if sidecar.exists() else {}
+    domains = read_json(sidecar).get("domains", {}) if sidecar.exists() else {}
     if not isinstance(domains, dict) or not all(isinstance(domain, str) for domain in domains.values()):
         raise ValueError(f'{SIDECAR_JSON} of {name}: "domains" must give one text for each case.')
     return DatasetDescription(name, labels, domains)
@@ -84,13 +83,3 @@ def _in_raw(pattern: str, what: str) -> Path:
             f"{', '.join(path.name for path in found) or 'none'}."
         )
     return found[0]
-
-
-def _read_json(path: Path, dataset: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} of {dataset} is not valid JSON: {error}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path.name} of {dataset} holds a {type(content).__name__}; expected a JSON object.")
-    return content

@@ -13,6 +13,7 @@ from nnunetv2.utilities.file_path_utilities import get_output_folder
 from torch import Tensor
 
 from nnunet_ad import __version__
+from nnunet_ad.json_file import read_json
 from nnunet_ad.network.checkpoint import inference_weights, is_of_ad_network, load_checkpoint
 from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.whole_file import written_whole
@@ -113,7 +114,7 @@ def _add_configuration(
     archive: zipfile.ZipFile, model: ModelName, configuration: str, checkpoints: Sequence[Path], half: bool
 ) -> None:
     folder = model.folder(configuration)
-    plans, dataset_json = (json.loads((folder / name).read_text()) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = (read_json(folder / name) for name in ("plans.json", "dataset.json"))
     plans = {key: plans[key] for key in _PLANS if key in plans}
     dataset_json = {key: dataset_json[key] for key in _DATASET_JSON if key in dataset_json}
     inside = f"{model.dataset}/{folder.name}"

@@ -1,6 +1,6 @@
 """Weights of another network, of stock nnU-Net or of this one, as a start for ``nnUNetTrainerAD``."""
 
-import json
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nnunet_ad import __version__
 from nnunet_ad.config import ADConfig
+from nnunet_ad.json_file import read_json
 from nnunet_ad.network.checkpoint import is_for_inference_only, is_of_ad_network, load_checkpoint
 from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.network.network import ADNetwork
@@ -60,7 +61,7 @@ class Target:
             OSError: If the plans or dataset.json are not in ``nnUNet_preprocessed``.
         """
         folder = Path(nnUNet_preprocessed.require()) / dataset
-        plans_dict, dataset_json = (json.loads((folder / f"{name}.json").read_text()) for name in (plans, "dataset"))
+        plans_dict, dataset_json = (read_json(folder / f"{name}.json") for name in (plans, "dataset"))
         return cls(plans_dict, dataset_json, configuration)
 
     def network(self) -> ADNetwork:
@@ -122,8 +123,10 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
             f"{source} has nothing that fits the encoder of these plans; expected a checkpoint of a training with the "
             "same plans. If the plans came from another dataset, name this one with -d, -p and -c"
         )
+    buffer = io.BytesIO()  # torch.save says neither which file it can't write nor why
+    torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, buffer)
     with written_whole(output) as temporary:
-        torch.save({"network_weights": network.state_dict(), "nnunet_ad": {"version": __version__}}, temporary)
+        temporary.write_bytes(buffer.getbuffer())
     return found
 
 

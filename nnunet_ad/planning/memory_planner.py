@@ -42,6 +42,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunet_ad.data.folds import SPLITS_FILE, dataset_number, read_splits
 from nnunet_ad.data.images import num_channels, unlabeled_images
 from nnunet_ad.data.unlabeled import DatasetFolders
+from nnunet_ad.json_file import read_json
 from nnunet_ad.whole_file import written_whole
 
 _LABEL_MAPS = 5  # the 5 of 5 K V
@@ -216,7 +217,7 @@ def write_memory_plans(
 
 def _check_has_no_regions(folders: DatasetFolders) -> None:
     assert folders.raw is not None
-    labels = json.loads((folders.raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    labels = read_json(folders.raw / "dataset.json")["labels"]
     if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
         raise ValueError(
             f"{folders.name} has region labels, which nnUNetTrainerAD does not train on: turn the regions of "

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_ad.json_file import read_json
 from nnunet_ad.whole_file import written_whole
 
 MIN_BOTTLENECK = 4  # voxels along each axis, as nnU-Net's planner
@@ -98,7 +99,7 @@ def _read(folder: Path, name: str) -> dict:
     file = folder / f"{name}.json"
     if not file.is_file():
         raise FileNotFoundError(f"no plans {file}: plan the dataset first with nnUNetv2_plan_and_preprocess")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file)
 
 
 def _check_may_be_written(target: Path, source: Path, shrunk: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_ad.report.sources import read_json
+from nnunet_ad.json_file import read_json
 
 PROGRESS_FILE = "progress_ad.json"
 

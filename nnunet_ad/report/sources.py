@@ -1,6 +1,5 @@
 """Finds what a report can be made from: predictions, references, images, and what the dataset says of them."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from nnunet_ad.evaluation.cases import ENDINGS, find_cases
 from nnunet_ad.evaluation.dataset import DATASET_JSON, SIDECAR_JSON, find_dataset, read_dataset
+from nnunet_ad.json_file import read_json
 
 SPLITS_JSON, PLANS_JSON = "splits_final.json", "plans.json"
 
@@ -73,21 +73,6 @@ def find_sources(
     if folds:
         raise ValueError(f"{folder} holds {len(folds)} trainings; pass one of them: {', '.join(folds)}.")
     return _of_predictions(folder, references, dataset, images)
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: it is not JSON, or not of the expected kind.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a {kind.__name__}.")
-    return content
 
 
 def _is_training(folder: Path) -> bool:

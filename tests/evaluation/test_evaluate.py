@@ -490,7 +490,7 @@ class TestDataset:
         ("content", "message"),
         [
             ("{", "is not valid JSON"),
-            ("[]", "expected a JSON object"),
+            ("[]", "expected an object of JSON"),
             ("{}", "has no labels"),
             ('{"labels": {"background": 0}}', "declares no structure"),
             ('{"labels": {"LA": "1"}}', "label 'LA' is '1'"),

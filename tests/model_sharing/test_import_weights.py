@@ -246,3 +246,19 @@ def test_the_real_commands(save_training, dataset):
     trained = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
     del trained["average.num_iterations"]
     assert 0 < max((weight - start[name]).abs().max() for name, weight in trained.items()) < 0.2  # two steps away
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
+def test_a_full_disk_names_the_file_and_leaves_nothing(save_training, dataset, capsys):
+    import resource
+
+    source, folder = save_training(nnUNetTrainer), dataset / "out"
+    folder.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+    try:
+        assert main(["import-weights", str(source), str(folder / "out.pth")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"File too large: '{folder / 'out.pth'}'" in capsys.readouterr().err
+    assert not list(folder.iterdir())

@@ -89,3 +89,11 @@ def test_a_missing_variable_is_named(planned, monkeypatch, capsys):
     monkeypatch.delenv("nnUNet_preprocessed")
     assert _shrink("-d 7 --patch 16 16 16") == 1
     assert "nnUNet_preprocessed is not set" in capsys.readouterr().err
+
+
+def test_plans_that_were_not_written_to_their_end_are_named(planned, capsys):
+    file = planned / "nnUNetPlans.json"
+    file.write_text(file.read_text()[:100])
+    assert _shrink("-d 7 --patch 16 16 16 -o Tiny") == 1
+    assert f"{file} is not valid JSON" in capsys.readouterr().err
+    assert [each.name for each in planned.iterdir()] == ["nnUNetPlans.json"]
