@@ -1,6 +1,6 @@
 """From a fold to its unlabelled cases, preprocessed and ready to load."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,21 +71,22 @@ def images_to_preprocess(
     Raises:
         ValueError: If a fold names a case that has no images.
     """
-    images = dict(in_folder)
-    for fold, named in named_unlabeled(preprocessed_dataset).items():
-        images |= _images_of(fold, named, images, raw_dataset, dataset_json)
-    return images
+    return in_folder | _images_of(named_unlabeled(preprocessed_dataset), in_folder, raw_dataset, dataset_json)
 
 
 def _images_of(
-    fold: int | str, cases: Sequence[str], in_folder: dict[str, list[Path]], raw_dataset: Path, dataset_json: dict
+    named: Mapping[int | str, Sequence[str]],
+    in_folder: dict[str, list[Path]],
+    raw_dataset: Path,
+    dataset_json: dict,
 ) -> dict[str, list[Path]]:
-    """Return the image files of the unlabelled cases of a fold, which are ``in_folder`` or in ``imagesTr/``."""
-    images = in_folder
-    if not set(cases) <= set(images):
+    """Return the image files of the unlabelled cases of each fold, which are ``in_folder`` or in ``imagesTr/``."""
+    images, cases = in_folder, {case for names in named.values() for case in names}
+    if not cases <= set(images):
         images = training_images(raw_dataset, dataset_json) | images
-        check_cases_exist(fold, cases, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {raw_dataset}")
-    return {case: images[case] for case in cases}
+    for fold, names in named.items():
+        check_cases_exist(fold, names, images, f"{UNLABELED_IMAGES}/ or imagesTr/ of {raw_dataset}")
+    return {case: images[case] for case in sorted(cases)}
 
 
 def prepare_unlabeled(
@@ -136,7 +137,7 @@ def prepare_unlabeled(
         )
         check_cases_exist(fold, cases, usable, where)
     else:
-        images = _images_of(fold, cases, in_folder, raw, dataset_json)
+        images = _images_of({fold: cases}, in_folder, raw, dataset_json)
         with_label_file = set(images) - set(in_folder)
         if with_label_file:
             log(

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -14,6 +15,7 @@ from filelock import FileLock
 
 from nnunet_ad.conversion.hospital.command_line import main as convert_hospital_data
 from nnunet_ad.data import preprocessing as module
+from nnunet_ad.data import unlabeled
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
 from nnunet_ad.data.preprocessing import (
@@ -23,6 +25,7 @@ from nnunet_ad.data.preprocessing import (
     remember_images,
     usable_cases,
 )
+from nnunet_ad.data.unlabeled import images_to_preprocess
 from nnunet_ad.testing.hospital_folder import write_hospital_folder
 from nnunet_ad.whole_file import LEFT_OVERS
 
@@ -396,6 +399,17 @@ def test_paths_that_dataset_json_gives_stay_as_they_are(tmp_path):
     dataset_json = {"dataset": files, "file_ending": ".nii.gz"}
     assert training_images(tmp_path, dataset_json) == {"case": [tmp_path / "imagesTr" / "case_0000.nii.gz"]}
     assert dataset_json["dataset"]["case"]["images"] == ["imagesTr/case_0000.nii.gz"]
+
+
+def test_training_images_are_listed_once_for_all_folds(tmp_path, monkeypatch):
+    """The host starts a dozen processes for it."""
+    listings, files = [], {name: [tmp_path / f"{name}_0000.nii.gz"] for name in "abc"}
+    monkeypatch.setattr(unlabeled, "training_images", lambda *_: listings.append(1) or files)
+    (tmp_path / "splits_final.json").write_text(
+        json.dumps([{"train": ["t"], "val": ["t"], "unlabeled": [name]} for name in "ab"])
+    )
+    assert images_to_preprocess({}, tmp_path, tmp_path, {}) == {name: files[name] for name in "ab"}
+    assert len(listings) == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sets a limit on the size of files")
