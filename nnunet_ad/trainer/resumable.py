@@ -16,7 +16,7 @@ from torch import distributed, nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_ad import __version__
-from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers
+from nnunet_ad.data.workers import NumberedBatches, OrderedWorkers, WorkerKilledError
 from nnunet_ad.network.checkpoint import check_complete, check_fits, checkpoint_types, load_checkpoint
 from nnunet_ad.trainer import another_training, checkpoints, randomness
 from nnunet_ad.trainer.environment import minutes_from_environment
@@ -152,10 +152,18 @@ class nnUNetTrainerResumable(nnUNetTrainer):
     ) -> None:
         """Take the steps of an epoch that are missing in its outputs."""
         for i in range(len(outputs), number):
-            batch = next(batches)
+            batch = self._next_of(batches)
             self.seed_step(stream, self.current_epoch * number + i)
             outputs.append(step(batch))
             self.between_iterations([*batch.get("keys", ()), *batch.get("unlabeled_keys", ())])
+
+    def _next_of(self, batches: Iterator[dict]) -> dict:
+        try:
+            return next(batches)
+        except WorkerKilledError:
+            if not self.is_ddp:  # where the others may be in a step that waits for this process
+                self.between_iterations()  # what killed it may have been a signal to all processes of the job
+            raise
 
     def seed_step(self, stream: Stream, number: int) -> None:
         """Seed everything that draws in one step of a stream, the trainer's own generator as well."""

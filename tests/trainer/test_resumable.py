@@ -20,7 +20,9 @@ from planned_dataset import DATASET
 from nnunet_ad.cli.main import main
 from nnunet_ad.config import ADConfig
 from nnunet_ad.data import preprocessing
+from nnunet_ad.data.workers import WorkerKilledError
 from nnunet_ad.trainer import another_training, checkpoints, nnUNetTrainerAD
+from nnunet_ad.trainer.faults import TrainingError
 from nnunet_ad.trainer.interruption import EXIT_CODE, TrainingInterruptedError
 
 
@@ -239,6 +241,35 @@ def failing_at_once(trainer):
     with pytest.raises(ZeroDivisionError):
         trainer.run_training()
     return trainer
+
+
+@pytest.mark.parametrize(
+    ("signals", "error"), [([signal.SIGTERM], TrainingInterruptedError), ([], TrainingError)], ids=["job", "worker"]
+)
+def test_a_signal_that_kills_a_worker_first_stops_as_others_do(make_trainer, monkeypatch, signals, error):
+    """As where the server that new processes are forked from gets it, or a worker that has only begun to start."""
+
+    class Killed:
+        def __next__(self):
+            for number in signals:
+                os.kill(os.getpid(), number)
+            raise WorkerKilledError("SIGTERM")
+
+    trainer = make_trainer(Watched)
+    step = trainer.train_step
+
+    def train_step(batch):
+        trainer.dataloader_train = Killed()
+        return step(batch)
+
+    monkeypatch.setenv("NNUNET_AD_ITERATIONS", "1")
+    trainer.num_iterations_per_epoch = 1
+    trainer.train_step = train_step
+    with pytest.raises(error):
+        trainer.run_training()
+    assert latest(trainer).exists() == bool(signals)
+    if signals:
+        assert resumed(make_trainer(Watched)).current_epoch == 1
 
 
 @pytest.mark.parametrize("end", [interrupted, lambda trainer, _: failing_at_once(trainer)], ids=["signal", "killed"])
