@@ -51,6 +51,55 @@ def test_far_cases_are_named_with_numbers(look, said):
     assert said in warning
 
 
+class OfTwoChannels:
+    """Both as labelled and as unlabelled cases; the second channel of labelled ones has SD 100."""
+
+    def __init__(self, mean=(0.0, 0.0), sd=(1.0, 100.0)):
+        self.identifiers = ["case"]
+        self.look = {"mean": list(mean), "sd": list(sd)}
+
+    def load_case(self, case):
+        values = np.array([-1.0, 1.0, -1.0, 1.0]).reshape(1, 2, 2)
+        return np.stack([values, 100 * values]), None, None, {"spacing": [1.0, 1.0, 1.0]}
+
+    def load_properties(self, case):
+        return {"spacing": [1.0, 1.0, 1.0], INTENSITIES: self.look}
+
+
+@pytest.mark.parametrize(
+    "look", [{"mean": (1.1, 0)}, {"mean": (-1.1, 0)}, {"mean": (0, 110)}, {"sd": (0.3, 100)}, {"sd": (1, 310)}]
+)
+def test_one_channel_of_several_is_compared_by_its_own_numbers(look):
+    assert domain_gap(OfTwoChannels(), OfTwoChannels()) == []
+    (warning,) = domain_gap(OfTwoChannels(), OfTwoChannels(**look))
+    assert "normalised intensity, channel by channel, of 1 of 1" in warning
+
+
+def test_labeled_cases_from_the_whole_list_are_compared():
+    class Many(OfTwoChannels):
+        def load_case(self, case):
+            return *super().load_case(case)[:3], {"spacing": [1.0 + case, 1.0, 1.0]}
+
+    class Coarse(OfTwoChannels):
+        def load_properties(self, case):
+            return super().load_properties(case) | {"spacing": [30.0, 1.0, 1.0]}
+
+    labeled = Many()
+    labeled.identifiers = list(range(30))
+    assert domain_gap(labeled, Coarse()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(5, "; c4 mean 5 x 0, SD 1 x 100; labelled"), (7, " and 2 more; labelled")]
+)
+def test_of_many_far_cases_some_are_named(number, said):
+    unlabeled = OfTwoChannels(mean=(5.0, 0.0))
+    unlabeled.identifiers = [f"c{i}" for i in range(number)]
+    (warning,) = domain_gap(OfTwoChannels(), unlabeled)
+    assert said in warning
+    assert "c5" not in warning
+
+
 def test_intensities_are_those_of_each_channel():
     image = np.stack([np.full((2, 2, 2), 3.0), np.arange(8.0).reshape(2, 2, 2)]).astype(np.float32)
     found = intensities_of(image)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunet_ad.ranking.contact_sheet import CONTOURS, Tile, _region_of_interest, draw_contact_sheet
+from nnunet_ad.ranking.contact_sheet import CONTOURS, Tile, _draw, _region_of_interest, draw_contact_sheet
 
 
 def tile(foreground: bool = True) -> Tile:
@@ -44,6 +44,30 @@ def test_the_frame_holds_all_that_some_decoder_predicts():
     assert columns.start <= 5
     assert columns.stop >= 25
     assert len(rows) < 40
+
+
+@pytest.mark.parametrize("decoder", [0, 1, 2])
+def test_what_one_decoder_alone_predicts_is_framed_marked_and_upright(decoder):
+    maps = np.zeros((3, 40, 50), dtype=np.uint8)
+    maps[decoder, 20:22, 30] = 1
+    rows, columns = _region_of_interest(maps)
+    assert 24 <= len(rows) <= 25 and 24 <= len(columns) <= 25  # not two pixels alone
+    image = np.arange(2000.0).reshape(40, 50)
+    image[0, 0] = 1e6
+    figure = _draw([Tile("first", image, maps, 1.5), Tile("second", image, maps, 1.5)], "caption")
+    overview, closeup, other, _ = figure.axes
+    assert [panel.get_title(loc="left") for panel in (overview, other)] == ["1. first", "2. second"]
+    (shown,), (below, contested) = overview.images, closeup.images
+    for picture in (shown, below):
+        low, high = picture.get_clim()
+        assert 0 <= low < 20 and 1980 < high < 2000
+    assert np.array_equal(contested.get_array()[..., 3] > 0, maps[decoder] > 0)
+    (frame,) = overview.patches
+    assert frame.get_xy() == (columns.start - 0.5, rows.start - 0.5)
+    assert (frame.get_width(), frame.get_height()) == (len(columns), len(rows))
+    assert closeup.get_ylim() == (rows.stop - 0.5, rows.start - 0.5)  # first row on top, as in the overview
+    assert closeup.get_xlim() == (columns.start - 0.5, columns.stop - 0.5)
+    assert overview.get_aspect() == closeup.get_aspect() == 1.5
 
 
 def test_the_decoders_are_told_apart_without_colour():

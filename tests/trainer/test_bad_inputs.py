@@ -150,6 +150,13 @@ def test_a_damaged_preprocessed_labeled_case(refused, preprocessed, damage):
     refused("labelled case Made_001: a preprocessed file in .* Run nnUNetv2_preprocess again")
 
 
+def test_a_damaged_preprocessed_validation_case_is_found_before_the_first_epoch(refused, preprocessed, write_split):
+    write_split()
+    label = preprocessed / LABELED_FOLDER / "Made_002_seg.b2nd"
+    label.write_bytes(label.read_bytes()[:-100])
+    refused("labelled case Made_002: a preprocessed file in .* Run nnUNetv2_preprocess again")
+
+
 def _pad(file: Path) -> None:
     array = np.pad(blosc2.open(str(file), mode="r")[:], ((0, 0), (0, 1), (0, 0), (0, 0)))
     file.unlink()
