@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from nnunet_ad.data.folds import dataset_number
     from nnunet_ad.data.images import unlabeled_images
-    from nnunet_ad.data.preprocessing import preprocess_unlabeled, remember_images
+    from nnunet_ad.data.preprocessed import remember_images
+    from nnunet_ad.data.preprocessing import preprocess_unlabeled
     from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, preprocessing_of
     from nnunet_ad.json_file import read_json
 

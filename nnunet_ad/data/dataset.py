@@ -7,7 +7,7 @@ from pathlib import Path
 
 import blosc2
 
-from nnunet_ad.data.preprocessing import image_file, mask_file, properties_file
+from nnunet_ad.data.preprocessed import image_file, mask_file, properties_file
 
 
 class UnlabeledDataset:

@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.labeled import damaged
-from nnunet_ad.data.preprocessing import INTENSITIES, intensities_of
+from nnunet_ad.data.preprocessed import INTENSITIES, intensities_of
 
 MAX_SPACING_RATIO = 2.0  # beyond the range of the labelled cases, along any axis
 MAX_SHIFT = 1.0  # of a case's mean beyond the range of the labelled means, in SDs of a labelled image

@@ -10,13 +10,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import UNLABELED_IMAGES, check_cases_exist, named_unlabeled, unlabeled_cases_of_fold
 from nnunet_ad.data.images import training_images, unlabeled_images
-from nnunet_ad.data.preprocessing import (
+from nnunet_ad.data.preprocessed import (
     UnlabeledPreprocessing,
-    preprocess_unlabeled,
     preprocessed_otherwise,
     remember_images,
     usable_cases,
 )
+from nnunet_ad.data.preprocessing import preprocess_unlabeled
 
 Log = Callable[[str], None]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from nnunet_ad.data.dataset import UnlabeledDataset
 from nnunet_ad.data.folds import check_fold_exists
 from nnunet_ad.data.images import check_no_image_is_left_out, images_of_folder
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing, preprocess_unlabeled
+from nnunet_ad.data.preprocessed import UnlabeledPreprocessing
+from nnunet_ad.data.preprocessing import preprocess_unlabeled
 from nnunet_ad.data.unlabeled import DatasetFolders, Log, prepare_unlabeled, preprocessing_of
 from nnunet_ad.ranking.model import TrainedModel
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_ad.data.dataset import UnlabeledDataset
-from nnunet_ad.data.preprocessing import stamp_of
+from nnunet_ad.data.preprocessed import stamp_of
 from nnunet_ad.ranking.branches import DECODERS, ThreeDecoders
 from nnunet_ad.ranking.contact_sheet import Tile
 from nnunet_ad.ranking.disagreement import disagreement_per_class, mean_disagreement, most_contested_slice

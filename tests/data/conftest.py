@@ -1,7 +1,9 @@
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_ad.data.preprocessing import UnlabeledPreprocessing
+from nnunet_ad.data.images import unlabeled_images
+from nnunet_ad.data.preprocessed import UnlabeledPreprocessing
+from nnunet_ad.data.preprocessing import preprocess_unlabeled
 from nnunet_ad.testing.made_dataset import write_made_dataset
 
 
@@ -51,3 +53,19 @@ def preprocessing_with(tmp_path, made):
         return UnlabeledPreprocessing(make_plans(**changes), "3d_fullres", dataset_json, folder)
 
     return make
+
+
+@pytest.fixture
+def images(made):
+    return unlabeled_images(made, {"file_ending": ".nii.gz", "channel_names": {"0": "MR"}})
+
+
+@pytest.fixture
+def preprocessing(preprocessing_with):
+    return preprocessing_with()
+
+
+@pytest.fixture
+def done(preprocessing, images):
+    assert preprocess_unlabeled(preprocessing, images, num_processes=1) == sorted(images)
+    return preprocessing

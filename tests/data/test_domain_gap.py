@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nnunet_ad.data.domain_gap import domain_gap
-from nnunet_ad.data.preprocessing import INTENSITIES, intensities_of
+from nnunet_ad.data.preprocessed import INTENSITIES, intensities_of
 
 
 class Labeled:
