@@ -63,3 +63,17 @@ def test_paths_that_dataset_json_gives_stay_as_they_are(tmp_path):
 
 def test_without_a_folder_there_are_no_unlabeled_images(tmp_path):
     assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}
+
+
+def test_a_case_without_its_last_channel_is_named(tmp_path):
+    for channel in range(2):
+        (tmp_path / f"a_{channel:04d}.nii.gz").touch()
+    three = {"file_ending": ".nii.gz", "modality": {"0": "T1", "1": "T2", "2": "PD"}}  # the older name of the key
+    with pytest.raises(ValueError, match=r"declares 3 channel\(s\), so expected a_0000.* a_0001.* a_0002"):
+        images_of_folder(tmp_path, three)
+
+
+def test_a_folder_called_as_an_image_is_none(tmp_path):
+    for name in ("a_0000.nii.gz", "old.mha"):
+        (tmp_path / "imagesUnlabeled" / name).mkdir(parents=True)
+    assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}

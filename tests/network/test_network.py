@@ -1,6 +1,8 @@
 import pytest
 import torch
+from dynamic_network_architectures.building_blocks.residual import BottleneckD
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 
@@ -8,15 +10,13 @@ from nnunet_ad.distillation import distill_
 from nnunet_ad.network.channels_last import COMPILER_OPTIONS
 from nnunet_ad.network.from_plans import build_network
 from nnunet_ad.network.recomputation import recompute_activations
-from nnunet_ad.network.step_embedding import StepEmbedding
+from nnunet_ad.network.step_embedding import StepEmbedding, StepModulation
 
 RESIDUAL = "ResidualEncoderUNet"
 PLAIN = "PlainConvUNet"
 
 
-def configuration(
-    kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", dropout: str | None = None, nonlin_first: bool = False
-):
+def configuration(kind: str = PLAIN, dim: int = 3, norm: str = "InstanceNorm", dropout: str | None = None, **more):
     blocks = {"n_conv_per_stage": [2, 2, 1]} if kind == PLAIN else {"n_blocks_per_stage": [1, 2, 2]}
     module = {"InstanceNorm": "instancenorm", "BatchNorm": "batchnorm"}[norm]
     kwargs = {
@@ -33,8 +33,8 @@ def configuration(
         "dropout_op_kwargs": dropout and {"p": 0.5},
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
-        **({"nonlin_first": True} if nonlin_first else {}),
         **blocks,
+        **more,
     }
     return ConfigurationManager(
         {
@@ -122,10 +122,19 @@ def test_the_denoiser_of_an_image_equals_the_stem_on_image_and_noisy_label_toget
     torch.testing.assert_close(network.denoiser(x_l)(y_t, t), network.denoise(x_l, y_t, t))
 
 
-@pytest.mark.parametrize("kind", [PLAIN, RESIDUAL])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (PLAIN, {}),
+        (PLAIN, {"norm_op": None, "norm_op_kwargs": None}),
+        (RESIDUAL, {}),
+        (RESIDUAL, {"block": BottleneckD, "bottleneck_channels": [2, 3, 4]}),
+    ],
+    ids=["plain", "plain without norm", "residual", "residual with bottlenecks"],
+)
 @pytest.mark.parametrize("shared", [True, False])
-def test_by_a_shared_stem_an_image_without_label_and_step_is_encoded_as_the_image_alone(kind, shared):
-    network = build_network(configuration(kind), 2, 3, shared_stem=shared)
+def test_by_a_shared_stem_an_image_without_label_and_step_is_encoded_as_the_image_alone(kind, more, shared):
+    network = build_network(configuration(kind, **more), 2, 3, shared_stem=shared)
     encoder, x = network.encoder, torch.randn(1, 2, *spatial(3))
     with torch.no_grad():
         for parameter in encoder.modulations.parameters():
@@ -298,6 +307,14 @@ def test_running_statistics_are_refused(kind):
     plans.network_arch_init_kwargs["norm_op_kwargs"]["track_running_stats"] = True
     with pytest.raises(ValueError, match="use plans with instance normalisation without running statistics"):
         build_network(plans, 1, 2)
+
+
+def test_a_modulation_scales_and_shifts_each_channel():
+    modulation = StepModulation(4, 2)
+    nn.init.zeros_(modulation.linear.weight)
+    modulation.linear.bias.data = torch.tensor([0.5, -1.0, 3.0, 4.0])
+    expected = torch.tensor([1.5 * 2 + 3, 0 * 2 + 4]).view(1, 2, 1, 1)
+    torch.testing.assert_close(modulation(torch.full((1, 2, 3, 3), 2.0), torch.ones(1, 4)), expected.expand(1, 2, 3, 3))
 
 
 def test_step_embedding_tells_all_steps_apart():

@@ -73,6 +73,12 @@ def test_the_batch_size_is_rounded_down(folder):
     assert second.batch_size == first.batch_size - 1
 
 
+def test_no_batch_is_smaller_than_nnunets_smallest(folder, monkeypatch):
+    """As where the memory of two patches is all there is, and rounding makes it a little less."""
+    monkeypatch.setattr(ADPlanner, "step_memory", lambda self, settings: 0.6 * 6 * settings["batch_size"])
+    assert {choice.batch_size for choice in write_memory_plans(500, 6).chosen.values()} == {2}
+
+
 def test_the_memory_is_used(folder):
     assert write_memory_plans(500, 6).chosen["3d_fullres"].memory > 0.75 * 6
 
@@ -192,6 +198,12 @@ def test_folds_that_the_preprocessed_dataset_lacks_are_named(folder):
     with pytest.raises(ValueError, match=r"has more folds than that of .*; copy the further folds there"):
         write_memory_plans(500, 8)
     assert not list(folder.glob("*Plans*"))
+
+
+def test_folds_that_only_the_preprocessed_dataset_has_are_no_fault(folder):
+    splits = json.loads((folder.parents[1] / "raw" / DATASET / "splits_final.json").read_text())
+    (folder / "splits_final.json").write_text(json.dumps(2 * splits))
+    assert write_memory_plans(500, 6).path.is_file()
 
 
 def test_existing_plans_are_left_alone(folder):

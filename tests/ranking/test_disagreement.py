@@ -100,11 +100,21 @@ def test_the_slice_shown_is_where_a_tiny_structure_is_contested_most():
     assert most_contested_slice(maps, [1, 2]) == 4
 
 
+def test_the_share_of_a_slice_is_of_all_voxels_that_any_map_has():
+    maps = np.zeros((3, 6, 8, 8), dtype=int)
+    maps[:, 0, 0, :6] = 1
+    maps[0, 1, 0, :4] = 1  # 4 of 10
+    for index, number in ((2, 1), (3, 3), (4, 3), (5, 3)):
+        maps[0, index, 0, :number] = 2  # at most 3 of 10
+    assert most_contested_slice(maps, [1, 2]) == 1
+
+
 def test_where_all_agree_the_slice_with_most_foreground_is_shown():
     maps = np.zeros((3, 6, 8, 8), dtype=int)
     maps[:, 1, :2] = 1
     maps[:, 5, :4] = 1
-    assert most_contested_slice(maps, [1]) == 5
+    maps[:, 3, :3] = 2  # all of a smaller structure
+    assert most_contested_slice(maps, [1, 2]) == 5
 
 
 def test_without_foreground_the_middle_slice_is_shown():

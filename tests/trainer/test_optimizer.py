@@ -36,6 +36,12 @@ def test_momentum_begins_as_zero():
     assert all((state["momentum_buffer"] == 0).all() for state in optimizer.state.values())
 
 
+def test_parameters_that_learn_nothing_have_no_momentum():
+    net = network()
+    net.bias.requires_grad_(False)
+    assert list(sgd(groups(net), 0.1, 0.9, 0.01, CUDA).state) == [net.weight]
+
+
 def test_momentum_is_laid_out_as_the_weights_are():
     net = network()
     optimizer = sgd(groups(net), 0.1, 0.9, 0.01, CUDA)
