@@ -1,6 +1,7 @@
 """Image files of the cases that may be used without label."""
 
 import re
+from collections import defaultdict
 from copy import deepcopy
 from glob import escape
 from pathlib import Path
@@ -92,12 +93,19 @@ def check_no_image_is_left_out(folder: Path, ending: str, which_images: str = "a
 
 
 def training_images(raw_dataset: Path, dataset_json: dict) -> dict[str, list[Path]]:
-    """Return the image files of each case in ``imagesTr/``, one a channel."""
-    if "dataset" not in dataset_json and not (raw_dataset / "imagesTr").is_dir():
-        return {}
-    # The host makes the paths in the given dictionary absolute, which a trainer keeps and writes into checkpoints.
-    cases = get_filenames_of_train_images_and_targets(str(raw_dataset), deepcopy(dataset_json))
-    return {str(case): [Path(file) for file in files["images"]] for case, files in cases.items()}
+    """Return the image files of each case in ``imagesTr/``, one a channel, or those that dataset.json names.
+
+    As nnU-Net finds them, but without the processes that it forks for it: a training has threads and handles signals.
+    """
+    if "dataset" in dataset_json:
+        # The host makes the paths in the given dictionary absolute, which a trainer keeps and writes into checkpoints.
+        named = get_filenames_of_train_images_and_targets(str(raw_dataset), deepcopy(dataset_json))
+        return {case: [Path(file) for file in files["images"]] for case, files in named.items()}
+    ending, cases = dataset_json["file_ending"], defaultdict(list)
+    for file in sorted((raw_dataset / "imagesTr").glob(f"*{escape(ending)}")):
+        if found := re.fullmatch(r"(.+)_\d{4}", file.name.removesuffix(ending), re.ASCII):
+            cases[found[1]].append(file)
+    return dict(cases)
 
 
 def num_channels(dataset_json: dict) -> int:

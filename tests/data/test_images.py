@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_ad.data.images import images_of_folder, training_images, unlabeled_images
 
@@ -77,3 +78,19 @@ def test_a_folder_called_as_an_image_is_none(tmp_path):
     for name in ("a_0000.nii.gz", "old.mha"):
         (tmp_path / "imagesUnlabeled" / name).mkdir(parents=True)
     assert unlabeled_images(tmp_path, {"file_ending": ".nii.gz", "channel_names": {"0": "T1"}}) == {}
+
+
+def test_training_images_are_those_that_nnunet_finds_without_its_processes(tmp_path, monkeypatch):
+    for name in ("b_1_0000", "b_1_0001", "a_0000", "b_10_0000", "_0000", "x_00000", "notes", "c_12"):
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        (tmp_path / "imagesTr" / f"{name}.nii.gz").touch()
+    (tmp_path / "imagesTr" / "d_0000.json").touch()
+    dataset_json = {"file_ending": ".nii.gz", "channel_names": {"0": "T1", "1": "T2"}}
+    theirs = get_filenames_of_train_images_and_targets(str(tmp_path), dataset_json)
+    monkeypatch.setattr("nnunetv2.utilities.utils.Pool", lambda **_: pytest.fail("forks"))
+    found = training_images(tmp_path, dataset_json)
+    assert sorted(found) == ["a", "b_1", "b_10"]
+    assert {case: [str(file) for file in files] for case, files in found.items()} == {
+        case: theirs[case]["images"] for case in found
+    }
+    assert training_images(tmp_path / "nowhere", dataset_json) == {}

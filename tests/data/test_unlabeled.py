@@ -9,7 +9,7 @@ from nnunet_ad.data.unlabeled import DatasetFolders, images_to_preprocess, prepa
 
 
 def test_training_images_are_listed_once_for_all_folds(tmp_path, monkeypatch):
-    """The host starts a dozen processes for it."""
+    """It may hold thousands."""
     listings, files = [], {name: [tmp_path / f"{name}_0000.nii.gz"] for name in "abc"}
     monkeypatch.setattr(unlabeled, "training_images", lambda *_: listings.append(1) or files)
     (tmp_path / "splits_final.json").write_text(
