@@ -251,7 +251,7 @@ def test_what_is_refused(made, tmp_path, capsys):
         ("progress_ad.json", '{"learning_rate": [0.1]}', "does not hold the curves"),
         ("progress_ad.json", '{"learning_rate": ["a"], "curves": {}}', "does not hold the curves"),
         ("snapshots/epoch_0001.npz", "no archive", "is not a snapshot"),
-        ("../plans.json", "[]", "holds a list; expected a dict"),
+        ("../plans.json", "[]", "holds a list; expected an object of JSON"),
     ],
 )
 def test_broken_files_of_a_training_are_named(made, tmp_path, capsys, file, content, message):
