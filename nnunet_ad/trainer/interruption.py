@@ -81,7 +81,7 @@ class Interruption:
             self._signal = number
 
     def _end_forked(self, number: int) -> None:
-        """Let SIGTERM end a worker, or the host's pool, which forks it with this handler, would wait for it for ever.
+        """Let SIGTERM end a process that a library forks with this handler: pools end theirs by it, and wait for them.
 
         SIGINT goes to all processes of a terminal, and it is for the training to say what it means.
         """
