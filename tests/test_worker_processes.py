@@ -16,9 +16,8 @@ from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 POOLS = {
     "preprocessing": "import nnunet_ad.data.preprocessing as m; m._preprocess_case = f; next(m._run([0, 0], 2))",
-    "evaluation": (
-        "import nnunet_ad.evaluation.workers as m; m.START_UP_SECONDS = -1;"
-        "w = m.Workers(3, False); w.map(f, [0] * 9, '')"
+    "parallel": (
+        "import nnunet_ad.parallel as m; m.START_UP_SECONDS = -1;w = m.Workers(3, False); w.map(f, [0] * 9, '')"
     ),
 }
 

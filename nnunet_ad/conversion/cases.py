@@ -22,7 +22,7 @@ class Volume:
     Attributes:
         file: The file as an error message names it, relative to the input folder.
         read: Reads and returns the volume; raises ConversionError without naming the case or the file, which the
-            writer adds.
+            writer adds. Must be picklable, since another process may call it.
     """
 
     file: str

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import SimpleITK as sitk
 from nnunetv2.paths import nnUNet_preprocessed
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.dataset import MAX_DATASET_ID, Dataset
 from nnunet_ad.conversion.errors import ConversionError
+from nnunet_ad.conversion.processes import conversion_workers, hide_library_warnings
 from nnunet_ad.conversion.writer import check_target, raw_folder, write_dataset
+
+PROCESSES_HELP = "parallel processes (default: one a core, at most 8)"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def build_parser(converter: Converter) -> argparse.ArgumentParser:
         help="keep N of the other training cases (M&Ms: subjects) aside, with label, to validate on: the last N of the "
         "public list (default: 0, validate on the labelled cases themselves, as the paper does)",
     )
+    parser.add_argument("-np", metavar="N", dest="processes", type=positive, help=PROCESSES_HELP)
     converter.add_arguments(parser)
     return parser
 
@@ -82,7 +85,7 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 after an error that was printed in one line, 130 after an interruption.
     """
     arguments = build_parser(converter).parse_args(argv)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the library's own words would break the progress bar
+    hide_library_warnings()
     try:
         raw_folder()
         if not arguments.input.is_dir():
@@ -91,7 +94,8 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
         if arguments.dry_run:
             print_plan(dataset, _summary(dataset), arguments.overwrite)
         else:
-            write_dataset(dataset, arguments.overwrite)
+            with conversion_workers(arguments.processes) as workers:
+                write_dataset(dataset, workers, arguments.overwrite)
             print_result(dataset, _summary(dataset))
     except (ConversionError, OSError) as error:
         print(f"{converter.script}: error: {error}", file=sys.stderr)
@@ -100,6 +104,17 @@ def run(converter: Converter, argv: Sequence[str] | None = None) -> int:
         print(f"{converter.script}: interrupted, nothing was written", file=sys.stderr)
         return 130
     return 0
+
+
+def positive(text: str) -> int:
+    """Return a number from 1 of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)
 
 
 def dataset_id(text: str) -> int:

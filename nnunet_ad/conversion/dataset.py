@@ -48,6 +48,9 @@ class Dataset:
     setting: str
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        assert all(len(case.channels) == len(self.channel_names) for case in self.cases)
+
     @property
     def folder_name(self) -> str:
         """The folder's name in ``nnUNet_raw``."""

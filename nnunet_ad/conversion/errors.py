@@ -17,8 +17,12 @@ class SourceError(ConversionError):
     """
 
     def __init__(self, public_message: str, details: str = ""):
-        super().__init__(f"{public_message} ({details})" if details else public_message)
+        super().__init__(public_message, details)  # as they are, or a process could not hand the error to another
         self.public_message = public_message
+
+    def __str__(self) -> str:
+        public_message, details = self.args
+        return f"{public_message} ({details})" if details else public_message
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from filelock import FileLock, Timeout
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
-from tqdm import tqdm
 
 import nnunet_ad
 from nnunet_ad.conversion.cases import Case, Role
@@ -43,6 +43,7 @@ from nnunet_ad.conversion.volumes import (
     map_label_values,
     without_metadata,
 )
+from nnunet_ad.parallel import Workers
 
 
 def raw_folder() -> Path:
@@ -91,11 +92,12 @@ def check_target(dataset_id: int, name: str, overwrite: bool) -> None:
         )
 
 
-def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
+def write_dataset(dataset: Dataset, workers: Workers, overwrite: bool = False) -> Path:
     """Write a dataset into ``nnUNet_raw``, with a progress bar over its cases.
 
     Args:
         dataset: The dataset.
+        workers: Who works on the cases.
         overwrite: Replace a dataset of the same id and name; a link stays one, and what it leads to is replaced.
 
     Returns:
@@ -106,24 +108,29 @@ def write_dataset(dataset: Dataset, overwrite: bool = False) -> Path:
             :func:`check_target`), or another process is writing it. Nothing of the new dataset is left then, and an
             old one is untouched.
         KeyboardInterrupt: The user interrupted it. Finished cases with a digest stay in the hidden folder then.
+        ChildProcessError: A worker process was killed. Finished cases stay as after an interruption.
     """
     final = raw_folder() / dataset.folder_name
     with _lock(final):
         check_target(dataset.dataset_id, dataset.name, overwrite)
         with _replacing(final.resolve()) as folder:
             finished = FinishedCases(folder, dataset.cases)
-            for case in tqdm(dataset.cases, desc=dataset.folder_name, unit="case"):
-                if case not in finished:
-                    _write_case(case, dataset, folder)
-                    finished.add(case)
+            write = partial(_write_unless_finished, labels=dataset.labels, folder=folder, finished=finished)
+            with closing(workers.as_done(write, dataset.cases, dataset.folder_name)) as written:
+                for index, _ in written:
+                    finished.add(dataset.cases[index])
             _write_descriptions(dataset, folder)
             finished.forget()
     return final
 
 
-def _write_case(case: Case, dataset: Dataset, folder: Path) -> None:
+def _write_unless_finished(case: Case, labels: Mapping[str, int], folder: Path, finished: FinishedCases) -> None:
+    if case not in finished:
+        _write_case(case, labels, folder)
+
+
+def _write_case(case: Case, labels: Mapping[str, int], folder: Path) -> None:
     """Read, check and write the volumes of one case."""
-    assert len(case.channels) == len(dataset.channel_names)
     first_file, images = case.channels[0].file, []
     for volume, file in zip(case.channels, image_files(case), strict=True):
         with naming(case.name, volume.file):
@@ -134,7 +141,7 @@ def _write_case(case: Case, dataset: Dataset, folder: Path) -> None:
         with naming(case.name, case.label.file):
             label = case.label.read()
             check_same_grid(label, images[0], "the label", f"the image {first_file}")
-            label = map_label_values(label, {value: value for value in dataset.labels.values()})
+            label = map_label_values(label, {value: value for value in labels.values()})
         _write_volume(label, folder / label_file(case))
 
 
@@ -203,7 +210,7 @@ def _replacing(final: Path) -> Iterator[Path]:
             _keep_times(partial, final)
             final.replace(old)
         partial.replace(final)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ChildProcessError):
         goes_on = (partial / FINISHED_JSON).is_file()
         raise
     finally:

@@ -10,7 +10,7 @@ from nnunet_ad.evaluation.labels import LabelDefinition, labels_of_values
 from nnunet_ad.evaluation.protocol import DEFAULT, Protocol
 from nnunet_ad.evaluation.result import NO_DOMAIN, CaseScores, Evaluation, Run
 from nnunet_ad.evaluation.scoring import find_label_values, score_cases
-from nnunet_ad.evaluation.workers import Workers
+from nnunet_ad.parallel import Workers
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from nnunet_ad.evaluation.volumes import (
     read_labels,
     without_single_slice,
 )
-from nnunet_ad.evaluation.workers import Workers
+from nnunet_ad.parallel import Workers
 
 
 class Outcome(StrEnum):

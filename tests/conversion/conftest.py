@@ -4,8 +4,15 @@ import shutil
 
 import pytest
 
+from nnunet_ad import parallel
 from nnunet_ad.conversion.folds import load_public_split
 from nnunet_ad.testing.benchmark_trees.laseg import LAYOUTS, write_laseg_tree
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Let this process convert alone but where a test asks for more: in others it could replace nothing."""
+    monkeypatch.setattr(parallel, "MAX_DEFAULT_PROCESSES", 1)
 
 
 @pytest.fixture(scope="session")

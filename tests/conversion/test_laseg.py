@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from written_datasets import assert_processes_agree
 
 import nnunet_ad.conversion.writer as writer
 from nnunet_ad.conversion.command_line import run
@@ -80,6 +81,12 @@ def test_cases_go_where_the_protocol_wants_them(tree_name, request, raw, split):
     assert description["channel_names"] == {"0": "LGE-MR"}
     assert description["labels"] == {"background": 0, "left_atrium": 1}
     assert (description["numTraining"], description["file_ending"]) == (20, ".nii.gz")
+
+
+@pytest.mark.parametrize("tree_name", ["h5_tree", "nrrd_tree"])
+def test_two_processes_write_what_one_writes(tree_name, request, raw, monkeypatch):
+    tree = request.getfixturevalue(tree_name)
+    assert_processes_agree(lambda *options: convert(tree, *options), raw, monkeypatch)
 
 
 @pytest.mark.parametrize(("labeled", "count"), [("4", 4), ("8", 8), ("11", 11), ("5pct", 4), ("10pct", 8)])

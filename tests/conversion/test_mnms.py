@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from written_datasets import assert_processes_agree
 
 from nnunet_ad.conversion.command_line import run
 from nnunet_ad.conversion.errors import ConversionError
@@ -141,6 +142,10 @@ def assert_one_error(capsys, status, *parts):
 
 
 # Who trains and who tests
+
+
+def test_two_processes_write_what_one_writes(made, raw, monkeypatch):
+    assert_processes_agree(lambda *options: convert(made[0], "--target", "D", *options), raw, monkeypatch)
 
 
 @pytest.mark.parametrize("labeled", ["2pct", "5pct"])

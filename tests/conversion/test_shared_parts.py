@@ -11,6 +11,7 @@ from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.folds import VALIDATION_IS_LABELED, VALIDATION_KEPT_ASIDE, load_public_split, make_fold
+from nnunet_ad.conversion.processes import conversion_workers
 from nnunet_ad.conversion.volumes import check_image, check_same_grid, map_label_values, read_volume
 from nnunet_ad.conversion.writer import write_dataset
 from nnunet_ad.testing.benchmark_trees.laseg import write_laseg_tree
@@ -122,7 +123,7 @@ def make_dataset(second_channel):
 
 def test_several_channels_are_written_in_order(raw):
     dataset = make_dataset(volume(np.arange(24.0).reshape(2, 3, 4) * 7))
-    folder = write_dataset(dataset)
+    folder = write_dataset(dataset, conversion_workers(1))
     assert folder == raw / "Dataset003_Two"
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert files == dataset.files()
@@ -133,5 +134,5 @@ def test_several_channels_are_written_in_order(raw):
 def test_channels_on_different_grids_are_refused(raw):
     dataset = make_dataset(volume(np.arange(24.0).reshape(2, 3, 4), spacing=2.0))
     with pytest.raises(ConversionError, match=r"case a, file t2: .*first channel t1"):
-        write_dataset(dataset)
+        write_dataset(dataset, conversion_workers(1))
     assert list(raw.iterdir()) == []

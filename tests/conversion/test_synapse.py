@@ -8,6 +8,7 @@ from written_datasets import (
     IMAGE_FAULTS,
     assert_nowhere,
     assert_one_error,
+    assert_processes_agree,
     assert_same_image,
     assert_same_places,
     assert_verified,
@@ -60,6 +61,10 @@ def label(tree, case):
 
 
 # What is written
+
+
+def test_two_processes_write_what_one_writes(tree, raw, monkeypatch):
+    assert_processes_agree(lambda *options: convert(tree, *options), raw, monkeypatch)
 
 
 @pytest.mark.parametrize("tree_name", ["tree", "other_tree"])

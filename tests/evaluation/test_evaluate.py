@@ -12,8 +12,9 @@ import SimpleITK as sitk
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from volumes_on_disk import LEFT, LEFT_SHIFTED, RIGHT, SHAPE, SPACING, box, write_dataset, write_labels
 
+from nnunet_ad import parallel
 from nnunet_ad.cli.main import main
-from nnunet_ad.evaluation import metrics, workers
+from nnunet_ad.evaluation import metrics
 from nnunet_ad.evaluation.evaluate import evaluate, run_names
 from nnunet_ad.evaluation.metrics import surface_distances
 from nnunet_ad.evaluation.protocol import PAPER
@@ -253,7 +254,7 @@ def test_versus_tests_over_runs_where_there_are_several(data):
 
 
 def test_two_processes_agree_with_one(data, monkeypatch):
-    monkeypatch.setattr(workers, "START_UP_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "START_UP_SECONDS", -1.0)
     run(data)
     alone = result(data)
     assert run(data, "-np", "2") == 0
@@ -420,7 +421,7 @@ class TestErrors:
         assert "the references hold [0, 1, 2]" in error_of(data, capsys, dataset=None)
 
     def test_an_error_in_a_worker_process_is_one_line_too(self, data, capsys, monkeypatch):
-        monkeypatch.setattr(workers, "START_UP_SECONDS", -1.0)
+        monkeypatch.setattr(parallel, "START_UP_SECONDS", -1.0)
         write_labels(data / "pred" / "b.nii.gz", box({7: RIGHT}))
         assert "case b" in error_of(data, capsys, "-np", "2")
 

@@ -79,12 +79,16 @@ class SeriesChoiceError(ConversionError):
     """
 
     def __init__(self, public_message: str, candidates: Sequence[Series]):
+        super().__init__(public_message, candidates)  # as they are, for the way from one process to another
+        self.public_message = public_message
+
+    def __str__(self) -> str:
+        public_message, candidates = self.args
         listed = "; ".join(
             f"{'no number' if series.number is None else series.number}: {series.description!r}, {_kind(series)}"
             for series in candidates
         )
-        super().__init__(f"{public_message}; the series are {listed}")
-        self.public_message = public_message
+        return f"{public_message}; the series are {listed}"
 
 
 def find_series(files: Iterable[Path]) -> tuple[list[Series], list[Series]]:

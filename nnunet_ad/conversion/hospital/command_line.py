@@ -10,16 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from nnunet_ad.conversion.cases import Role
-from nnunet_ad.conversion.command_line import dataset_id, print_plan, print_result
+from nnunet_ad.conversion.command_line import PROCESSES_HELP, dataset_id, positive, print_plan, print_result
 from nnunet_ad.conversion.dataset import Dataset
 from nnunet_ad.conversion.errors import ConversionError
 from nnunet_ad.conversion.hospital.checks import MIN_SIZE
 from nnunet_ad.conversion.hospital.convert import Outcome, convert
 from nnunet_ad.conversion.hospital.options import Options
 from nnunet_ad.conversion.hospital.plan import ALL_FRAMES, Frames
+from nnunet_ad.conversion.processes import hide_library_warnings
 from nnunet_ad.conversion.writer import raw_folder
 
 SCRIPT = "convert_hospital_data.py"
@@ -52,13 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     options = _options(parser, arguments)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # the library's own words name files
+    hide_library_warnings()
     try:
         raw_folder()
         outcome = convert(options)
     except ConversionError as error:
         message = str(error) if arguments.show_paths else getattr(error, "public_message", str(error))
         print(f"{SCRIPT}: error: {message}", file=sys.stderr)
+        return 1
+    except ChildProcessError as error:
+        print(f"{SCRIPT}: error: {error} The same command goes on where it was", file=sys.stderr)
         return 1
     except OSError as error:  # its own words would name a path
         reason = error.strerror or type(error).__name__
@@ -90,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the dataset and the mapping if they exist")
     add("--dry-run", action="store_true", help="check everything, list what would be written, and write nothing")
     add("--skip-bad", action="store_true", help="leave out cases with errors, and write the others")
+    add("-np", metavar="N", dest="processes", type=positive, help=PROCESSES_HELP)
     add("--show-paths", action="store_true", help="name files of the input in what is printed; not for logs")
 
     images = parser.add_argument_group("images")
@@ -167,7 +170,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     checks.add_argument(
         "--min-size",
-        type=_positive,
+        type=positive,
         default=MIN_SIZE,
         metavar="N",
         help="the fewest voxels along an axis of an image (default: %(default)s)",
@@ -191,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     splits.add_argument("--domains", type=Path, metavar="CSV", help="table with the columns case and domain")
     splits.add_argument(
         "--folds",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="cross-validation with N folds (default: one fold; val is about a fifth of ten or more labelled cases, or "
         "the labelled cases themselves)",
@@ -266,6 +269,7 @@ def _options(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         report=arguments.report,
         overwrite=arguments.overwrite,
         dry_run=arguments.dry_run,
+        processes=arguments.processes,
     )
 
 
@@ -344,12 +348,6 @@ def _orientation(text: str) -> str:
     if len(code) != 3 or any(len(set(code) & set(pair)) != 1 for pair in ("RL", "AP", "SI")):
         raise argparse.ArgumentTypeError(f"{text!r} is no orientation, as LPS or RAS")
     return code
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
-    return int(text)
 
 
 def _regex(text: str) -> re.Pattern[str]:

@@ -38,8 +38,10 @@ from nnunet_ad.conversion.hospital.reading import Reading, digest
 from nnunet_ad.conversion.hospital.report import Report, check_report_folder, write_report
 from nnunet_ad.conversion.hospital.sources import Rules, Source, find_sources
 from nnunet_ad.conversion.hospital.survey import SurveyedCase, channel_part, survey_cases
+from nnunet_ad.conversion.processes import conversion_workers
 from nnunet_ad.conversion.sidecar import UNSPECIFIED
 from nnunet_ad.conversion.writer import check_target, raw_folder, write_dataset
+from nnunet_ad.parallel import Workers
 
 PROVENANCE_TEXT = "Images and masks of a hospital, converted without names; case names say nothing about patients."
 
@@ -78,10 +80,15 @@ def convert(options: Options) -> Outcome:
     Raises:
         ConversionError: A setting or a folder as a whole is wrong, or a file changed while it was converted. Nothing is
             written then. Or what goes beside the dataset cannot be written, which says that the dataset is complete.
+        ChildProcessError: A worker process was killed. What is finished stays for the same command.
     """
-    check = partial(check_target, options.dataset_id, options.name, options.overwrite)
+    with conversion_workers(options.processes) as workers:
+        return _convert(options, workers)
+
+
+def _convert(options: Options, workers: Workers) -> Outcome:
     if not options.dry_run:
-        check()
+        check_target(options.dataset_id, options.name, options.overwrite)
     _check_names(options)
     _check_apart(options)
     earlier: list[dict[str, str]] = []
@@ -98,13 +105,13 @@ def convert(options: Options) -> Outcome:
     }
     channels = options.channels or (DEFAULT_CHANNEL,)
     rules = Rules(channels, options.image_patterns, options.series_patterns, options.mask_pattern, labels)
-    cases = plan_cases(options.name, _find_all(options, rules), options.frames, names_in(earlier))
+    cases = plan_cases(options.name, _find_all(options, rules, workers), options.frames, names_in(earlier))
     reading = Reading(
         options.resample_channels,
         options.reorient,
         MaskOptions(labels, options.resample_masks, options.later_wins, options.accept_other_series),
     )
-    surveyed = survey_cases(cases, reading, channels, options.min_size, thumbnails=not options.dry_run)
+    surveyed = survey_cases(cases, reading, channels, options.min_size, not options.dry_run, workers)
     patients = _assign_patients(surveyed, options, tables.get("patient"))
     domains = _assign_domains(surveyed, tables.get("domain"))
     check_cohort(surveyed, domains, channels, options.accept_outliers)
@@ -124,7 +131,7 @@ def convert(options: Options) -> Outcome:
     with ExitStack() as stack:
         if options.mapping:
             stack.enter_context(private_file(options.mapping, mapping_text(surveyed, patients, earlier)))
-        folder = write_dataset(dataset, options.overwrite)
+        folder = write_dataset(dataset, workers, options.overwrite)
     try:
         reports = write_report(report, options.report or folder)
     except ConversionError as error:
@@ -202,7 +209,7 @@ def _lacking_structures(good: Sequence[SurveyedCase], labels: Labels) -> str | N
     )
 
 
-def _find_all(options: Options, rules: Rules) -> list[Source]:
+def _find_all(options: Options, rules: Rules, workers: Workers) -> list[Source]:
     folders = ((Role.LABELED, options.labeled), (Role.UNLABELED, options.unlabeled), (Role.TEST, options.test))
     sources: list[Source] = []
     for role, folder in folders:
@@ -210,7 +217,7 @@ def _find_all(options: Options, rules: Rules) -> list[Source]:
             continue
         if not folder.is_dir():
             raise ConversionError(f"--{role}: there is no such folder; give another one")
-        sources += find_sources(folder, role, rules)
+        sources += find_sources(folder, role, rules, workers)
     return sources
 
 

@@ -44,6 +44,7 @@ class Options:
         report: Folder of the report, or None for the dataset's.
         overwrite: Replace a dataset of the same id and name.
         dry_run: Check everything and write nothing.
+        processes: Parallel processes, or None for one a core, at most eight.
     """
 
     dataset_id: int
@@ -75,6 +76,7 @@ class Options:
     report: Path | None = None
     overwrite: bool = False
     dry_run: bool = False
+    processes: int | None = None
 
     @property
     def tell_patients(self) -> bool:

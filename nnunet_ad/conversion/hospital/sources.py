@@ -17,10 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from tqdm import tqdm
 
 from nnunet_ad.conversion.cases import Role
 from nnunet_ad.conversion.errors import ConversionError, SourceError
@@ -36,6 +35,7 @@ from nnunet_ad.conversion.hospital.names import (
     without_fixed_parts,
 )
 from nnunet_ad.conversion.volume_files import image_suffix, stem
+from nnunet_ad.parallel import Workers
 
 if TYPE_CHECKING:
     from nnunet_ad.conversion.dicom.series import Series
@@ -121,13 +121,14 @@ class _Pile:
             )
 
 
-def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
+def find_sources(folder: Path, role: Role, rules: Rules, workers: Workers) -> list[Source]:
     """Find the cases in the folder of a role.
 
     Args:
         folder: The folder.
         role: The role. Masks of unlabelled cases are not even listed.
         rules: How files are told apart.
+        workers: Who reads the headers of DICOM files.
 
     Returns:
         The cases in natural order of their names. One that is incomplete or ambiguous carries an error.
@@ -156,8 +157,9 @@ def find_sources(folder: Path, role: Role, rules: Rules) -> list[Source]:
     if not piles:
         raise ConversionError(f"--{role}: the folder holds no case; see --help for the layouts that are read")
     names = sorted(piles, key=lambda name: (natural_key(name), name))
-    bar = tqdm(names, desc=f"finding {role}", unit="case", delay=1)  # only DICOM takes time
-    return [_resolve(name, piles[name], role, rules) for name in bar]
+    resolve = partial(_resolve, role=role, rules=rules)
+    named = [(name, piles[name]) for name in names]
+    return workers.map(resolve, named, f"finding {role}", delay=1)  # only DICOM takes time
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -323,8 +325,9 @@ def _sort_in(file: Path, pile: _Pile, is_mask: bool, in_masks: bool) -> None:
         pile.unknown.append(file)
 
 
-def _resolve(name: str, pile: _Pile, role: Role, rules: Rules) -> Source:
+def _resolve(named: tuple[str, _Pile], role: Role, rules: Rules) -> Source:
     """Decide which file or series is which channel, and which are masks."""
+    name, pile = named
     channels: tuple[Path | Series, ...] = ()
     masks: tuple[Path, ...] = ()
     error: ConversionError | None = None

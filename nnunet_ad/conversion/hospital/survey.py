@@ -1,12 +1,12 @@
 """Reads every case once, checks it, and keeps what later steps need: never a volume."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 import nnunet_ad
 from nnunet_ad.conversion.errors import ConversionError
@@ -17,6 +17,7 @@ from nnunet_ad.conversion.hospital.labels import IGNORE
 from nnunet_ad.conversion.hospital.plan import PlannedCase
 from nnunet_ad.conversion.hospital.reading import Reading, digest
 from nnunet_ad.conversion.hospital.thumbnails import draw_thumbnail
+from nnunet_ad.parallel import Workers
 
 PERCENTILES = (0.5, 99.5)
 MAX_VOXELS_FOR_PERCENTILES = 2_000_000
@@ -82,7 +83,12 @@ class SurveyedCase:
 
 
 def survey_cases(
-    cases: Iterable[PlannedCase], reading: Reading, channel_names: tuple[str, ...], min_size: int, thumbnails: bool
+    cases: Sequence[PlannedCase],
+    reading: Reading,
+    channel_names: tuple[str, ...],
+    min_size: int,
+    thumbnails: bool,
+    workers: Workers,
 ) -> list[SurveyedCase]:
     """Read and check all cases, with a progress bar.
 
@@ -92,11 +98,10 @@ def survey_cases(
         channel_names: Names of the channels, for the findings.
         min_size: The fewest voxels that an axis of an image may have.
         thumbnails: Draw a picture of each case.
+        workers: Who works on them.
     """
-    return [
-        _survey(case, reading, channel_names, min_size, thumbnails)
-        for case in tqdm(list(cases), desc="checking", unit="case")
-    ]
+    survey = partial(_survey, reading=reading, channel_names=channel_names, min_size=min_size, thumbnails=thumbnails)
+    return workers.map(survey, cases, "checking")
 
 
 def _survey(

@@ -9,8 +9,9 @@ import pytest
 import SimpleITK as sitk
 from hospital_helpers import CASES, NAME, SHAPE, convert, make_arrays, written
 from tqdm import tqdm
+from written_datasets import assert_processes_agree
 
-from nnunet_ad.conversion.hospital import sources as sources_module
+from nnunet_ad import parallel
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -69,13 +70,17 @@ def hospital(tmp_path):
 
 
 def test_a_bar_shows_the_search_for_series_and_names_no_file(hospital, raw, capsys, monkeypatch):
-    monkeypatch.setattr(sources_module, "tqdm", lambda *args, **options: tqdm(*args, **options | {"delay": 0}))
+    monkeypatch.setattr(parallel, "tqdm", lambda *args, **options: tqdm(*args, **options | {"delay": 0}))
     assert convert(hospital, "--overlaps", "later") == 0
     bars = [bar for line in capsys.readouterr().err.splitlines() for bar in line.split("\r") if "finding" in bar]
     for role, cases in CASES.items():
         number = len(cases)
         assert any(bar.startswith(f"finding {role}:") and f"| {number}/{number} [" in bar for bar in bars)
     assert not [case for cases in CASES.values() for case in cases if case in "".join(bars)]
+
+
+def test_two_processes_write_what_one_writes(hospital, raw, monkeypatch):
+    assert_processes_agree(lambda *options: convert(hospital, "--overlaps", "later", *options), raw, monkeypatch)
 
 
 def test_masks_that_mark_a_structure_in_two_files_are_united_with_a_warning(hospital, raw, capsys):

@@ -30,7 +30,7 @@ def write(image, path, write_volume=writer._write_volume):
     write_volume(image, path)
 
 writer._write_volume = write
-convert(Path(sys.argv[1]), *sys.argv[2:])
+convert(Path(sys.argv[1]), "-np", 1, *sys.argv[2:])
 """
 
 
