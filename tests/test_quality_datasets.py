@@ -1,13 +1,20 @@
 """The dataset of domain generalisation, from volumes as those of CardiacMR."""
 
+import importlib
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from nnunet_ad.conversion.cases import Volume
+from nnunet_ad.conversion.volumes import read_volume
+from nnunet_ad.parallel import Workers
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "quality" / "datasets.py"
 
@@ -62,6 +69,20 @@ def test_the_unseen_domain_is_made_of_kept_aside_cases_only(
     assert np.isclose(unseen[label == 0].std(), noise, rtol=0.2)
     sidecar = json.loads((raw / "nnunet_ad.json").read_text())
     assert "made: its images are bSSFP" in json.dumps(sidecar)
+
+
+def test_another_process_can_read_a_volume_in_another_appearance(cardiac, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    faded = importlib.import_module("datasets").FADED
+    volume = Volume("image", partial(read_volume, cardiac / "bSSFP" / "images" / "bSSFP_01.nii.gz"))
+    with Workers(2, progress=False, start_up_seconds=-1.0) as workers:
+        (here, process), (there, other) = workers.map(voxels_of, [faded.of(volume, 1)] * 2, "")
+    assert process != other
+    np.testing.assert_array_equal(here, there)
+
+
+def voxels_of(volume):
+    return sitk.GetArrayFromImage(volume.read()), os.getpid()
 
 
 def make(monkeypatch, tmp_path: Path, *arguments: str) -> Path:

@@ -32,6 +32,7 @@ from nnunet_ad.conversion.case_files import CaseFiles, describe_case
 from nnunet_ad.conversion.cases import Case, Role, Volume
 from nnunet_ad.conversion.dataset import Dataset, Provenance
 from nnunet_ad.conversion.folds import Fold
+from nnunet_ad.conversion.processes import conversion_workers
 from nnunet_ad.conversion.volumes import map_label_values, read_volume
 from nnunet_ad.conversion.writer import write_dataset
 
@@ -60,19 +61,18 @@ class Appearance:
 
     def of(self, volume: Volume, seed: int) -> Volume:
         """Return a volume that is read in this appearance, with noise of a seed."""
+        return Volume(volume.file, partial(self._read, volume, seed))
 
-        def read() -> sitk.Image:
-            image = volume.read()
-            voxels = sitk.GetArrayFromImage(image)
-            low, high = np.percentile(voxels, (1, 99))
-            mapped = np.interp((voxels - low) / (high - low), self.before, self.after)
-            mapped *= np.linspace(1 + self.unevenness, 1 - self.unevenness, mapped.shape[-1])
-            mapped += self.noise * np.random.default_rng(seed).standard_normal(mapped.shape)
-            result = sitk.GetImageFromArray(mapped.astype(np.float32))
-            result.CopyInformation(image)
-            return result
-
-        return Volume(volume.file, read)
+    def _read(self, volume: Volume, seed: int) -> sitk.Image:
+        image = volume.read()
+        voxels = sitk.GetArrayFromImage(image)
+        low, high = np.percentile(voxels, (1, 99))
+        mapped = np.interp((voxels - low) / (high - low), self.before, self.after)
+        mapped *= np.linspace(1 + self.unevenness, 1 - self.unevenness, mapped.shape[-1])
+        mapped += self.noise * np.random.default_rng(seed).standard_normal(mapped.shape)
+        result = sitk.GetImageFromArray(mapped.astype(np.float32))
+        result.CopyInformation(image)
+        return result
 
 
 DARK_BLOOD = Appearance("dark blood", before=(0, 0.2, 1), after=(0, 1, 0.1))
@@ -100,7 +100,8 @@ def main() -> None:
         parser.error(
             "--all-labeled: organs are missing in the labels of head-neck's other cases; see its folds 1 and 2"
         )
-    print(write_dataset(makers[arguments.dataset](arguments), arguments.overwrite))
+    with conversion_workers(None) as workers:
+        print(write_dataset(makers[arguments.dataset](arguments), workers, arguments.overwrite))
 
 
 def cardiac(arguments: argparse.Namespace) -> Dataset:
