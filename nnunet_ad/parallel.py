@@ -16,7 +16,9 @@ from tqdm import tqdm
 from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 MAX_DEFAULT_PROCESSES = 8
-START_UP_SECONDS = 0.5  # to start a process and import what scoring needs; a short job is done before that
+START_UP_SECONDS = (
+    0.5  # to start a process and import what scoring or converting needs; a short job is done before that
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,8 +35,6 @@ class Workers:
         processes: at most how many, with this one; None for one a core that this process may use, at most eight.
         progress: show a progress bar.
         prepare: called once in each of the other processes before its first item; must be picklable.
-        start_up_seconds: how long such a process takes to start and import what it needs; None for what
-            scoring needs.
 
     Raises:
         ValueError: ``processes`` is below one.
@@ -45,14 +45,12 @@ class Workers:
         processes: int | None = None,
         progress: bool = True,
         prepare: Callable[[], object] | None = None,
-        start_up_seconds: float | None = None,
     ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes is {processes}; it must be at least 1.")
         self.processes = processes or default_processes()
         self.progress = progress
         self._prepare = prepare
-        self._start_up_seconds = START_UP_SECONDS if start_up_seconds is None else start_up_seconds
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Workers":
@@ -94,13 +92,12 @@ class Workers:
                 for done in self._work(function, items):
                     bar.update()
                     yield done
-            except BrokenProcessPool:
+            except BaseException as error:
                 self._stop()
-                raise ChildProcessError(
-                    "a worker process was killed, probably for lack of memory; use fewer with -np."
-                ) from None
-            except BaseException:
-                self._stop()
+                if isinstance(error, BrokenProcessPool):
+                    raise ChildProcessError(
+                        "a worker process was killed, probably for lack of memory; use fewer with -np."
+                    ) from None
                 raise
 
     def _work(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
@@ -113,7 +110,7 @@ class Workers:
 
     def _processes_pay(self, seconds: float, done: int, total: int) -> bool:
         """Return whether more processes can help before the job is done, going by the items done so far."""
-        return self.processes > 1 and done > 0 and seconds / done * (total - done) > self._start_up_seconds
+        return self.processes > 1 and done > 0 and seconds / done * (total - done) > START_UP_SECONDS
 
     def _share(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result]]:
         """Work on items from the first on while the other processes come from the last."""

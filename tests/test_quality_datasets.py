@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_ad import parallel
 from nnunet_ad.conversion.cases import Volume
 from nnunet_ad.conversion.volumes import read_volume
-from nnunet_ad.parallel import Workers
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "quality" / "datasets.py"
 
@@ -75,7 +75,8 @@ def test_another_process_can_read_a_volume_in_another_appearance(cardiac, monkey
     monkeypatch.syspath_prepend(SCRIPT.parent)
     faded = importlib.import_module("datasets").FADED
     volume = Volume("image", partial(read_volume, cardiac / "bSSFP" / "images" / "bSSFP_01.nii.gz"))
-    with Workers(2, progress=False, start_up_seconds=-1.0) as workers:
+    monkeypatch.setattr(parallel, "START_UP_SECONDS", -1.0)
+    with parallel.Workers(2, progress=False) as workers:
         (here, process), (there, other) = workers.map(voxels_of, [faded.of(volume, 1)] * 2, "")
     assert process != other
     np.testing.assert_array_equal(here, there)

@@ -4,8 +4,6 @@ import SimpleITK as sitk
 
 from nnunet_ad.parallel import Workers
 
-START_UP_SECONDS = 1.5  # to start a process and import nnU-Net and the readers
-
 
 def conversion_workers(processes: int | None) -> Workers:
     """Return the processes for a conversion.
@@ -13,7 +11,7 @@ def conversion_workers(processes: int | None) -> Workers:
     Args:
         processes: At most how many, with this one; None for one a core, at most eight.
     """
-    return Workers(processes, prepare=_prepare, start_up_seconds=START_UP_SECONDS)
+    return Workers(processes, prepare=_prepare)
 
 
 def hide_library_warnings() -> None:

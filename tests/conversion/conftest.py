@@ -1,6 +1,7 @@
 """Small made trees of the two public layouts of LASeg, with all public ids."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -13,6 +14,22 @@ from nnunet_ad.testing.benchmark_trees.laseg import LAYOUTS, write_laseg_tree
 def one_process(monkeypatch):
     """Let this process convert alone but where a test asks for more: in others it could replace nothing."""
     monkeypatch.setattr(parallel, "MAX_DEFAULT_PROCESSES", 1)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """Let the other processes that a test asks for have cases as soon as the first is done, and see that they have."""
+    handed_out = []
+
+    class Pool(ProcessPoolExecutor):
+        def submit(self, *arguments, **options):
+            handed_out.append(arguments)
+            return super().submit(*arguments, **options)
+
+    monkeypatch.setattr(parallel, "START_UP_SECONDS", -1.0)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    yield
+    assert handed_out, "no other process had a case"
 
 
 @pytest.fixture(scope="session")

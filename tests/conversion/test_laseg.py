@@ -84,9 +84,9 @@ def test_cases_go_where_the_protocol_wants_them(tree_name, request, raw, split):
 
 
 @pytest.mark.parametrize("tree_name", ["h5_tree", "nrrd_tree"])
-def test_two_processes_write_what_one_writes(tree_name, request, raw, monkeypatch):
+def test_several_processes_write_what_one_writes(tree_name, request, raw, shared):
     tree = request.getfixturevalue(tree_name)
-    assert_processes_agree(lambda *options: convert(tree, *options), raw, monkeypatch)
+    assert_processes_agree(lambda *options: convert(tree, *options), raw)
 
 
 @pytest.mark.parametrize(("labeled", "count"), [("4", 4), ("8", 8), ("11", 11), ("5pct", 4), ("10pct", 8)])

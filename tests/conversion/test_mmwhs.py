@@ -81,8 +81,8 @@ def file(tree, case, kind="image"):
 # What is written
 
 
-def test_two_processes_write_what_one_writes(tree, raw, monkeypatch):
-    assert_processes_agree(lambda *options: convert(tree, *options), raw, monkeypatch)
+def test_several_processes_write_what_one_writes(tree, raw, shared):
+    assert_processes_agree(lambda *options: convert(tree, *options), raw)
 
 
 @pytest.mark.parametrize("direction", NAMES)

@@ -144,8 +144,8 @@ def assert_one_error(capsys, status, *parts):
 # Who trains and who tests
 
 
-def test_two_processes_write_what_one_writes(made, raw, monkeypatch):
-    assert_processes_agree(lambda *options: convert(made[0], "--target", "D", *options), raw, monkeypatch)
+def test_several_processes_write_what_one_writes(made, raw, shared):
+    assert_processes_agree(lambda *options: convert(made[0], "--target", "D", *options), raw)
 
 
 @pytest.mark.parametrize("labeled", ["2pct", "5pct"])

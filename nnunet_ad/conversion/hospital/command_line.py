@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     options = _options(parser, arguments)
     hide_library_warnings()
+    goes_on = "" if options.dry_run else "; the same command checks all cases again and goes on where it was"
     try:
         raw_folder()
         outcome = convert(options)
@@ -60,14 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{SCRIPT}: error: {message}", file=sys.stderr)
         return 1
     except ChildProcessError as error:
-        print(f"{SCRIPT}: error: {error} The same command goes on where it was", file=sys.stderr)
+        print(f"{SCRIPT}: error: {str(error).rstrip('.')}{goes_on}", file=sys.stderr)
         return 1
     except OSError as error:  # its own words would name a path
         reason = error.strerror or type(error).__name__
         print(f"{SCRIPT}: error: {reason}; check free space and permissions of nnUNet_raw", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = "" if options.dry_run else "; the same command checks all cases again and goes on where it was"
         print(f"{SCRIPT}: interrupted{goes_on}", file=sys.stderr)
         return 130
     _print_findings(outcome, arguments.show_paths)

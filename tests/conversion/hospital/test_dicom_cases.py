@@ -79,8 +79,8 @@ def test_a_bar_shows_the_search_for_series_and_names_no_file(hospital, raw, caps
     assert not [case for cases in CASES.values() for case in cases if case in "".join(bars)]
 
 
-def test_two_processes_write_what_one_writes(hospital, raw, monkeypatch):
-    assert_processes_agree(lambda *options: convert(hospital, "--overlaps", "later", *options), raw, monkeypatch)
+def test_several_processes_write_what_one_writes(hospital, raw, shared):
+    assert_processes_agree(lambda *options: convert(hospital, "--overlaps", "later", *options), raw)
 
 
 def test_masks_that_mark_a_structure_in_two_files_are_united_with_a_warning(hospital, raw, capsys):

@@ -8,6 +8,7 @@ from multiprocessing import parent_process
 import pytest
 import SimpleITK as sitk
 from hospital_helpers import NAME, change, convert, files_below
+from written_datasets import assert_processes_agree, digests
 
 from nnunet_ad.conversion import processes, writer
 from nnunet_ad.conversion.dicom.series import Series, SeriesChoiceError
@@ -17,26 +18,13 @@ from nnunet_ad.parallel import Workers
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-@pytest.fixture
-def shared(monkeypatch):
-    """Let other processes have cases as soon as the first is done."""
-    monkeypatch.setattr(processes, "START_UP_SECONDS", -1.0)
-
-
-def contents(folder):
-    return {file: (folder / file).read_bytes() for file in files_below(folder)}
-
-
 def without_times(printed):
     """Return what was printed without the progress bars."""
     return [line for line in re.split(r"[\r\n]", printed) if line and not re.search(r"\d/\d+ \[", line)]
 
 
 def test_several_processes_write_what_one_writes(hospital, raw, shared):
-    assert convert(hospital, "-np", 1) == 0
-    expected = contents(raw / NAME)
-    assert convert(hospital, "-np", 3, "--overwrite") == 0
-    assert contents(raw / NAME) == expected
+    assert_processes_agree(lambda *options: convert(hospital, *options), raw)
     assert list(raw.iterdir()) == [raw / NAME]
 
 
@@ -71,16 +59,16 @@ def die_at_the_seventh():
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="processes are killed otherwise here")
 def test_of_a_killed_process_the_finished_cases_stay(hospital, raw, shared, monkeypatch, capsys):
     assert convert(hospital, "-np", 1) == 0
-    expected = contents(raw / NAME)
+    expected = digests(raw / NAME)
     with monkeypatch.context() as patch:
         patch.setattr(processes, "_prepare", die_at_the_seventh)
         assert convert(hospital, "-np", 2, "--overwrite") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "a worker process was killed" in last and "-np" in last and "same command goes on" in last
-    assert contents(raw / NAME) == expected
+    assert "a worker process was killed" in last and "-np" in last and last.endswith("goes on where it was")
+    assert digests(raw / NAME) == expected
     assert (raw / f".{NAME}.partial" / "finished_cases.json").is_file()
     assert convert(hospital, "-np", 2, "--overwrite") == 0
-    assert contents(raw / NAME) == expected
+    assert digests(raw / NAME) == expected
     assert list(raw.iterdir()) == [raw / NAME]
 
 
@@ -95,8 +83,8 @@ def test_of_a_killed_process_the_finished_cases_stay(hospital, raw, shared, monk
     ],
     ids=["with details", "without", "series"],
 )
-def test_errors_come_from_another_process_as_they_are(error):
-    with Workers(2, progress=False, start_up_seconds=-1.0) as workers:
+def test_errors_come_from_another_process_as_they_are(error, shared):
+    with Workers(2, progress=False) as workers:
         _, found = workers.map(returned, [error, error], "")
     assert type(found) is type(error)
     assert str(found) == str(error) and found.public_message == error.public_message
@@ -107,8 +95,8 @@ def returned(error):
     return error
 
 
-def test_the_library_is_quiet_in_each_process():
-    with Workers(2, progress=False, prepare=processes._prepare, start_up_seconds=-1.0) as workers:
+def test_the_library_is_quiet_in_each_process(shared):
+    with Workers(2, progress=False, prepare=processes._prepare) as workers:
         states = workers.map(library_state, [0, 1], "")
     assert (False, 1) in states
 
