@@ -15,9 +15,15 @@ from torch import Tensor
 from nnunet_ad import __version__
 from nnunet_ad.config import ADConfig
 from nnunet_ad.json_file import read_json
-from nnunet_ad.network.checkpoint import is_for_inference_only, is_of_ad_network, load_checkpoint
+from nnunet_ad.network.checkpoint import (
+    is_for_inference_only,
+    is_of_ad_network,
+    is_of_stock_network,
+    load_checkpoint,
+)
 from nnunet_ad.network.from_plans import network_of_plans
 from nnunet_ad.network.network import ADNetwork
+from nnunet_ad.network.stock import with_added_skips
 from nnunet_ad.whole_file import written_whole
 
 _WRITTEN = {"network_weights", "nnunet_ad"}  # all keys of what is written; trainings and exports have more
@@ -116,6 +122,8 @@ def import_weights(source: Path, output: Path, target: Target | None = None) -> 
     _check_is_no_zip_of_a_model(source)
     checkpoint = load_checkpoint(source)
     theirs = _of_one_network(checkpoint["network_weights"])
+    if is_of_stock_network(checkpoint):
+        theirs = with_added_skips(theirs)
     network = (target or Target.of_checkpoint(checkpoint, source)).network()
     found = _fill(network, theirs)
     if not any(name.startswith("encoder.") for name in found.filled):

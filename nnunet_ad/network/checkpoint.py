@@ -78,6 +78,11 @@ def is_for_inference_only(weights: Mapping[str, Tensor]) -> bool:
     return is_of_ad_network(weights) and not any(name.startswith(_TRAINING_ONLY) for name in weights)
 
 
+def is_of_stock_network(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether this is one of our models, exported as nnU-Net's own network."""
+    return bool(checkpoint.get("nnunet_ad", {}).get("stock_network"))
+
+
 def inference_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what inference needs of the weights of an ``ADNetwork``: encoder, image stem and the decoder θ.
 
@@ -118,7 +123,7 @@ def check_complete(checkpoint: Mapping[str, Any], file: str | Path) -> None:
     Raises:
         ValueError: If it is.
     """
-    if is_for_inference_only(checkpoint["network_weights"]):
+    if is_of_stock_network(checkpoint) or is_for_inference_only(checkpoint["network_weights"]):
         raise ValueError(
             f"{file} is a model exported for inference: it has neither the decoders ξ and ψ nor the state of a "
             "training. It predicts only; take the checkpoint of the training it was exported from."

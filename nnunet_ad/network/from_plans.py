@@ -1,8 +1,10 @@
 """The network of any nnU-Net configuration."""
 
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
 
 from nnunet_ad.network.channels_last import fast_norm
 from nnunet_ad.network.network import ADNetwork
@@ -52,8 +54,19 @@ def network_of_plans(
     Raises:
         ValueError: As for :func:`build_network`.
     """
+    _, chosen, num_channels, num_classes = _sizes(plans, dataset_json, configuration)
+    return build_network(chosen, num_channels, num_classes, shared_stem, averaging)
+
+
+def stock_network_of_plans(plans: dict, dataset_json: dict, configuration: str) -> nn.Module:
+    """Build the network that nnU-Net's own trainer predicts with, from the contents of plans and dataset.json."""
+    sizes = _sizes(plans, dataset_json, configuration)
+    return nnUNetTrainer.build_network_architecture(*sizes, enable_deep_supervision=False)
+
+
+def _sizes(plans: dict, dataset_json: dict, configuration: str) -> tuple[PlansManager, ConfigurationManager, int, int]:
+    """Return plans and configuration for nnU-Net, and the numbers of channels and classes."""
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
-    num_classes = manager.get_label_manager(dataset_json).num_segmentation_heads
     num_channels = determine_num_input_channels(manager, chosen, dataset_json)
-    return build_network(chosen, num_channels, num_classes, shared_stem, averaging)
+    return manager, chosen, num_channels, manager.get_label_manager(dataset_json).num_segmentation_heads

@@ -121,10 +121,11 @@ def test_another_number_of_classes_leaves_the_classifier(save_training, dataset,
     )
 
 
-def test_an_exported_model_is_a_start_for_a_training(save_training, dataset, make_trainer, capsys):
+@pytest.mark.parametrize("form", [[], ["--own-network"]], ids=["stock", "own"])
+def test_an_exported_model_is_a_start_for_a_training(save_training, dataset, make_trainer, capsys, form):
     full = save_training()
     model = ["-d", "500", "-c", "3d_fullres", "-p", PLANS, "-tr", "nnUNetTrainerAD_1epoch", "-f", "0"]
-    assert main(["export", *model, "-o", str(dataset / "model.zip")]) == 0
+    assert main(["export", *model, *form, "-o", str(dataset / "model.zip")]) == 0
     assert main(["import-weights", str(dataset / "model.zip"), str(dataset / "out.pth")]) == 1
     assert "is a model to install: nnUNetv2_install_pretrained_model_from_zip" in capsys.readouterr().err
     with zipfile.ZipFile(dataset / "model.zip") as archive:
