@@ -249,6 +249,28 @@ def test_a_model_of_our_network_can_become_one_of_nnunets_but_not_back(save_trai
     assert not (dataset / "back.zip").exists()
 
 
+def test_a_network_that_nnunets_own_differs_from_in_more_is_exported_as_ours(
+    save_training, install, dataset, image, capsys
+):
+    file = dataset / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
+    plans = json.loads(file.read_text())
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["network_class_name"] = "dynamic_network_architectures.architectures.unet.ResidualUNet"
+    architecture["arch_kwargs"]["n_blocks_per_stage"] = architecture["arch_kwargs"].pop("n_conv_per_stage")
+    file.write_text(json.dumps(plans))
+    full = save_training()
+    assert export(dataset / "model.zip") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"nnunet_ad export: {full} can't be written as nnU-Net's own network: the plans name Residual"
+    )
+    assert error.endswith("; add --own-network\n")
+    assert not list(dataset.glob("model.zip*"))
+    expected = predicted(full.parents[1], image)
+    assert export(dataset / "model.zip", "--own-network") == 0
+    assert np.array_equal(predicted(install(dataset / "model.zip"), image), expected)
+
+
 def test_nnunets_own_trainer_starts_from_it(save_training, install, dataset, make_trainer):
     save_training()
     assert export(dataset / "model.zip") == 0
