@@ -35,8 +35,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--own-network",
         action="store_true",
-        help="write the network of this package, for who has it, too: a smaller file, the training's results to the "
-        "bit, and on a CPU faster",
+        help="write the network of this package, for who has it, too: the training's results to the bit, and on a CPU "
+        "faster",
     )
     parser.add_argument("--half", action="store_true", help="weights of convolutions in half precision: half the size")
     parser.add_argument("-o", metavar="MODEL.zip", dest="output", type=Path, required=True, help="the file to write")
