@@ -16,9 +16,8 @@ from tqdm import tqdm
 from nnunet_ad.worker_processes import ctrl_c_waits, end_with_parent
 
 MAX_DEFAULT_PROCESSES = 8
-START_UP_SECONDS = (
-    0.5  # to start a process and import what scoring or converting needs; a short job is done before that
-)
+# To start a process and import what scoring or converting needs; a short job is done before that.
+START_UP_SECONDS = 0.5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -1,6 +1,5 @@
 """The network of any nnU-Net configuration."""
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -31,15 +30,7 @@ def build_network(
     """
     arch_kwargs = dict(configuration.network_arch_init_kwargs)
     arch_kwargs["norm_op"] = fast_norm(arch_kwargs.get("norm_op"))
-    host = get_network_from_plans(
-        configuration.network_arch_class_name,
-        arch_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        num_input_channels,
-        num_classes,
-        allow_init=True,
-        deep_supervision=False,
-    )
+    host = _host_network(configuration, arch_kwargs, num_input_channels, num_classes)
     num_convs = arch_kwargs["n_conv_per_stage_decoder"]
     if isinstance(num_convs, int):
         num_convs = [num_convs] * (arch_kwargs["n_stages"] - 1)
@@ -54,19 +45,33 @@ def network_of_plans(
     Raises:
         ValueError: As for :func:`build_network`.
     """
-    _, chosen, num_channels, num_classes = _sizes(plans, dataset_json, configuration)
+    chosen, num_channels, num_classes = _sizes(plans, dataset_json, configuration)
     return build_network(chosen, num_channels, num_classes, shared_stem, averaging)
 
 
 def stock_network_of_plans(plans: dict, dataset_json: dict, configuration: str) -> nn.Module:
     """Build the network that nnU-Net's own trainer predicts with, from the contents of plans and dataset.json."""
-    sizes = _sizes(plans, dataset_json, configuration)
-    return nnUNetTrainer.build_network_architecture(*sizes, enable_deep_supervision=False)
+    chosen, num_channels, num_classes = _sizes(plans, dataset_json, configuration)
+    return _host_network(chosen, chosen.network_arch_init_kwargs, num_channels, num_classes)
 
 
-def _sizes(plans: dict, dataset_json: dict, configuration: str) -> tuple[PlansManager, ConfigurationManager, int, int]:
-    """Return plans and configuration for nnU-Net, and the numbers of channels and classes."""
+def _host_network(
+    configuration: ConfigurationManager, arch_kwargs: dict, num_input_channels: int, num_classes: int
+) -> nn.Module:
+    return get_network_from_plans(
+        configuration.network_arch_class_name,
+        arch_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        num_input_channels,
+        num_classes,
+        allow_init=True,
+        deep_supervision=False,
+    )
+
+
+def _sizes(plans: dict, dataset_json: dict, configuration: str) -> tuple[ConfigurationManager, int, int]:
+    """Return the configuration and the numbers of channels and classes."""
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
     num_channels = determine_num_input_channels(manager, chosen, dataset_json)
-    return manager, chosen, num_channels, manager.get_label_manager(dataset_json).num_segmentation_heads
+    return chosen, num_channels, manager.get_label_manager(dataset_json).num_segmentation_heads
