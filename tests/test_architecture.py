@@ -15,7 +15,7 @@ REPOSITORY = PACKAGE.parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 PURE = {"diffusion", "difficulty", "pseudo_label", "losses", "distillation", "config"}
-LEAVES = {"json_file", "parallel", "whole_file", "worker_processes"}
+LEAVES = {"json_file", "parallel", "regions", "whole_file", "worker_processes"}
 # What the first part of a module's name may import from this package, apart from its own part.
 LAYERS = {
     **dict.fromkeys(PURE, PURE),

@@ -71,7 +71,7 @@ def check_labeled(
     Args:
         train: Labelled training cases.
         val: Validation cases.
-        labels: Of the dataset.
+        labels: Of the training, without regions.
         grids: Of the configuration.
         fold_of_dataset: For messages.
         log: Takes each line for the user.
@@ -80,13 +80,14 @@ def check_labeled(
         ValueError: If a file of a case is missing or damaged, if a case was preprocessed by other plans, or if no
             training case has any foreground.
     """
-    present: set[Hashable] = set()
+    has_voxels: dict[Hashable, bool] = {}
     for case in train.identifiers:
-        present |= {key for key, places in _open(train, case, grids)[LOCATIONS].items() if len(places)}
+        for key, places in _open(train, case, grids)[LOCATIONS].items():
+            has_voxels[key] = has_voxels.get(key, False) or len(places) > 0
     for case in val.identifiers:
         _open(val, case, grids)
     classes = _foreground_classes(labels)
-    absent = [name for key, name in classes.items() if key not in present]
+    absent = [name for value, name in classes.items() if _is_absent(value, has_voxels)]
     if len(absent) == len(classes):
         raise ValueError(
             f"{fold_of_dataset}: the labels of all {len(train.identifiers)} training case(s) "
@@ -129,17 +130,19 @@ def damaged(dataset: nnUNetBaseDataset, case: str, found: str) -> ValueError:
     )
 
 
-def _foreground_classes(labels: LabelManager) -> dict[Hashable, str]:
-    """Return the name of each foreground class or region by its key in ``class_locations``."""
-    names = {_key(value, labels.has_regions): name for name, value in labels.label_dict.items()}
-    foreground = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    return {key: names.get(key, str(key)) for key in foreground}
+def _foreground_classes(labels: LabelManager) -> dict[int, str]:
+    """Return the name of each foreground class by its value."""
+    names = {value[0] if isinstance(value, list | tuple) else value: name for name, value in labels.label_dict.items()}
+    return {value: names.get(value, str(value)) for value in labels.foreground_labels}
 
 
-def _key(value: int | list[int], has_regions: bool) -> Hashable:
-    if not isinstance(value, list | tuple):
-        return value
-    return tuple(value) if has_regions or len(value) > 1 else value[0]
+def _is_absent(value: int, has_voxels: dict[Hashable, bool]) -> bool:
+    """Return whether a value has no voxel; preprocessing looks for voxels of values or, where declared, of regions.
+
+    A region with voxels does not say which of its values they have; one without says that there are none of each.
+    """
+    found = [has for key, has in has_voxels.items() if value in (key if isinstance(key, tuple) else (key,))]
+    return not found or not all(found)
 
 
 def _shortened(names: Iterable[str], most: int = 5) -> str:

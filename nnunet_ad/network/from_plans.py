@@ -7,6 +7,7 @@ from torch import nn
 
 from nnunet_ad.network.channels_last import fast_norm
 from nnunet_ad.network.network import ADNetwork
+from nnunet_ad.regions import as_classes
 
 
 def build_network(
@@ -70,8 +71,8 @@ def _host_network(
 
 
 def _sizes(plans: dict, dataset_json: dict, configuration: str) -> tuple[ConfigurationManager, int, int]:
-    """Return the configuration and the numbers of channels and classes."""
+    """Return the configuration and the numbers of channels and classes; regions are trained as classes."""
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
     num_channels = determine_num_input_channels(manager, chosen, dataset_json)
-    return chosen, num_channels, manager.get_label_manager(dataset_json).num_segmentation_heads
+    return chosen, num_channels, manager.get_label_manager(as_classes(dataset_json)).num_segmentation_heads

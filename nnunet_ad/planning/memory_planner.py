@@ -42,7 +42,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunet_ad.data.folds import SPLITS_FILE, dataset_number, read_splits
 from nnunet_ad.data.images import num_channels, unlabeled_images
 from nnunet_ad.data.unlabeled import DatasetFolders
-from nnunet_ad.json_file import read_json
+from nnunet_ad.regions import as_classes
 from nnunet_ad.whole_file import written_whole
 
 _LABEL_MAPS = 5  # the 5 of 5 K V
@@ -64,6 +64,7 @@ class ADPlanner(ExperimentPlanner):
         super().__init__(dataset)  # without the target: ResEnc planners warn of any but their own
         self.UNet_vram_target_GB = gpu_memory_target_in_gb
         self.plans_identifier: str = plans_name or f"{self.plans_identifier}AD"
+        self.dataset_json: dict = as_classes(self.dataset_json)
         self.num_unlabeled = len(unlabeled_images(Path(self.raw_dataset_folder), self.dataset_json))
 
     @staticmethod
@@ -190,15 +191,14 @@ def write_memory_plans(
         name: Name of the plans; ``None``: the name that nnU-Net's planner gives, and ``AD``.
 
     Raises:
-        ValueError: The target is not positive or too small, the dataset lacks its raw folder or fingerprint or has
-            region labels, its two copies of the splits differ, or plans of that name exist.
+        ValueError: The target is not positive or too small, the dataset lacks its raw folder or fingerprint, the
+            values of its regions have a gap, its two copies of the splits differ, or plans of that name exist.
         RuntimeError: nnU-Net does not know the dataset, or one of its path variables is not set.
     """
     if not 0 < gpu_memory_target < math.inf:
         raise ValueError(f"the memory target is {gpu_memory_target}; expected a positive number of GB")
     folders = DatasetFolders.of(maybe_convert_to_dataset_name(dataset))
     _check_is_fingerprinted(folders)
-    _check_has_no_regions(folders)
     _check_number_of_folds(folders)
     planner_class, stock_class = PLANNERS[planner]
     ours = _make(lambda: planner_class(folders.name, gpu_memory_target, name), folders)
@@ -213,16 +213,6 @@ def write_memory_plans(
     settings = {key: value for key, value in plans["configurations"].items() if "data_identifier" in value}
     data = {key: folders.preprocessed / value["data_identifier"] for key, value in settings.items()}
     return MemoryPlans(path, _choices(ours, plans), _choices(ours, stock_plans), data)
-
-
-def _check_has_no_regions(folders: DatasetFolders) -> None:
-    assert folders.raw is not None
-    labels = read_json(folders.raw / "dataset.json")["labels"]
-    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
-        raise ValueError(
-            f"{folders.name} has region labels, which nnUNetTrainerAD does not train on: turn the regions of "
-            "dataset.json into plain classes, or plan with nnUNetv2_plan_experiment for nnUNetTrainer"
-        )
 
 
 def _check_is_fingerprinted(folders: DatasetFolders) -> None:

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 import nnunet_ad
 from nnunet_ad.evaluation.cases import ENDINGS
-from nnunet_ad.evaluation.dataset import read_dataset
+from nnunet_ad.evaluation.dataset import DATASET_JSON, read_dataset
 from nnunet_ad.evaluation.result import Evaluation
 from nnunet_ad.report import tables
 from nnunet_ad.report.boxplots import draw_boxes
@@ -148,7 +148,7 @@ def _montage(sources: Sources, absent: dict[str, str]) -> Montage | None:
     if not sources.training:
         absent["montage"] = "only a training keeps these pictures; pass the folder of a training to see them."
         return None
-    montage = draw_montage(sources.folder, sources.spacing, _foreground_names(sources))
+    montage = draw_montage(sources.folder, sources.spacing, _trained_classes(sources.folder))
     if montage is None:
         absent["montage"] = "this training kept no snapshots of an unlabelled case."
     return montage
@@ -160,7 +160,7 @@ def _curves(sources: Sources, absent: dict[str, str]) -> tuple[tuple[DrawnTopic,
         return (), None
     found = read_progress(sources.folder)
     if found is not None and found.num_epochs:
-        return tuple(draw_topics(found, _foreground_names(sources))), None
+        return tuple(draw_topics(found, _trained_classes(sources.folder))), None
     absent["curves"] = f"this training wrote no {PROGRESS_FILE}."
     picture = sources.folder / _CURVES_PICTURE
     if not picture.is_file():
@@ -171,9 +171,13 @@ def _curves(sources: Sources, absent: dict[str, str]) -> tuple[tuple[DrawnTopic,
         return (), None
 
 
-def _foreground_names(sources: Sources) -> list[str]:
-    """Return the names of the foreground classes in the order of their labels; none if they are not known."""
-    if sources.dataset is None:
+def _trained_classes(training: Path) -> list[str]:
+    """Return the names of the foreground classes in the order of their labels; none if they are not known.
+
+    Those of the training, which has classes where its dataset may have regions.
+    """
+    model = training.resolve().parent
+    if not (model / DATASET_JSON).is_file():
         return []
-    structures = read_dataset(str(sources.dataset)).labels.structures
+    structures = read_dataset(str(model)).labels.structures
     return [structure.name for structure in sorted(structures, key=lambda structure: structure.values)]

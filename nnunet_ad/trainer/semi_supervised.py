@@ -16,7 +16,7 @@ from nnunet_ad.trainer.two_stream import nnUNetTrainerTwoStream
 
 
 class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
-    """Base of A&D and of the methods it is compared with: classes that exclude each other, and a ramp-up of μ.
+    """Base of A&D and of the methods it is compared with: a loss on pseudo-labels, and a ramp-up of μ.
 
     A subclass brings the network and the train step, which returns a dictionary of what is to be logged, each value a
     tensor on the device and one of them ``"loss"``.
@@ -25,7 +25,7 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
         family: What error messages call a trainer and its variants.
 
     Raises:
-        ValueError: On ``initialize``: for region labels, and for the second stage of a cascade.
+        ValueError: On ``initialize``: for the second stage of a cascade.
     """
 
     family = "nnUNetTrainerAD"
@@ -39,19 +39,13 @@ class nnUNetTrainerSemiSupervised(nnUNetTrainerTwoStream):
     def initialize(self) -> None:
         """Refuse what the method can't train on, then build network, optimiser and loss."""
         try:
-            self._refuse_regions_and_cascades()
+            self._refuse_cascades()
             super().initialize()
         except ValueError:
             self._remove_new_results_folder()
             raise
 
-    def _refuse_regions_and_cascades(self) -> None:
-        if self.label_manager.has_regions:
-            raise ValueError(
-                f"{self.family} does not train on region labels: what it learns from unlabelled patches needs "
-                "classes that exclude each other. Turn the regions of dataset.json into plain classes, or use "
-                "nnUNetTrainer."
-            )
+    def _refuse_cascades(self) -> None:
         if self.is_cascaded:
             raise ValueError(
                 f"{self.family} does not train {self.configuration_name}, the second stage of a cascade: unlabelled "

@@ -44,8 +44,9 @@ class nnUNetTrainerAD(nnUNetTrainerSemiSupervised):
         difficulty: Class weights of the foreground; part of the checkpoint.
 
     Raises:
-        ValueError: On ``initialize``: for region labels, for the second stage of a cascade, or for plans whose network
-            A&D can't be built from. On training: for faults of the splits or of unlabelled cases.
+        ValueError: For regions whose label values have a gap. On ``initialize``: for the second stage of a cascade, or
+            for plans whose network A&D can't be built from. On training: for faults of the splits or of unlabelled
+            cases.
     """
 
     network: ADNetwork

@@ -38,6 +38,7 @@ from nnunet_ad.data.loader import LabeledDataLoader, TwoStreamDataLoader, Unlabe
 from nnunet_ad.data.unlabeled import DatasetFolders, prepare_unlabeled, preprocessing_of
 from nnunet_ad.losses import dice_ce
 from nnunet_ad.network.averaging import MovingAverage
+from nnunet_ad.regions import as_classes
 from nnunet_ad.trainer import checkpoints, curves, provenance
 from nnunet_ad.trainer.environment import integer_from_environment
 from nnunet_ad.trainer.faults import check_writable, explained
@@ -60,6 +61,8 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
     A subclass brings the network and the train step. ``NNUNET_AD_ITERATIONS=n`` makes every epoch n training and
     max(1, n // 5) validation iterations, ``NNUNET_AD_EPOCHS=n`` makes n epochs.
 
+    Regions of ``dataset.json`` are trained as the classes that they are made of, see :mod:`nnunet_ad.regions`.
+
     Attributes:
         config: Hyper-parameters; a variant is a subclass with another one.
         curves: One value an epoch of whatever is logged, part of the checkpoint.
@@ -78,7 +81,10 @@ class nnUNetTrainerTwoStream(nnUNetTrainerResumable):
         device: torch.device = torch.device("cuda"),  # noqa: B008 (the host inspects this very signature)
     ):
         with explained(self):
-            super().__init__(plans, configuration, fold, dataset_json, device)
+            plain = as_classes(dataset_json)
+            super().__init__(plans, configuration, fold, plain, device)
+            if plain is not dataset_json:
+                self.print_to_log_file(f"Regions are trained as the classes that they are made of: {plain['labels']}")
             if self.local_rank == 0:
                 check_writable(self.output_folder)
         self.enable_deep_supervision = False

@@ -8,9 +8,7 @@ import pytest
 from nnunet_ad.data.labeled import check_labeled
 
 ANY_GRID = SimpleNamespace(check=lambda *_: None)
-LABELS = SimpleNamespace(
-    has_regions=False, label_dict={"background": 0, "organ": 1, "vessel": 2}, foreground_labels=[1, 2]
-)
+LABELS = SimpleNamespace(label_dict={"background": 0, "organ": 1, "vessel": 2}, foreground_labels=[1, 2])
 
 
 def cases(**properties):
@@ -37,3 +35,28 @@ def test_a_class_in_validation_cases_only_cannot_be_learned():
     said = []
     check_labeled(cases(a=has(1), b=has(1)), cases(c=has(2)), LABELS, ANY_GRID, "fold 0", said.append)
     assert said == ["WARNING: no labelled training case of fold 0 has vessel: it can't be learned."]
+
+
+@pytest.mark.parametrize(
+    ("voxels", "absent"),
+    [
+        ({(1, 2, 3): True, (2, 3): True, 3: True}, ""),
+        ({(1, 2, 3): True, (2, 3): True, 3: False}, "enhancing"),
+        ({(1, 2, 3): True, (2, 3): False, (3,): False}, "core, enhancing"),
+    ],
+)
+def test_of_regions_what_their_voxels_tell_is_said(voxels, absent):
+    """A region with voxels does not tell which of its classes they belong to, one without has none of any."""
+    labels = SimpleNamespace(label_dict={"edema": 1, "core": 2, "enhancing": 3}, foreground_labels=[1, 2, 3])
+    places = {"class_locations": {key: [(0, 0, 0)] if has else [] for key, has in voxels.items()}}
+    said = []
+    check_labeled(cases(a=places), cases(), labels, ANY_GRID, "fold 0", said.append)
+    expected = [f"WARNING: no labelled training case of fold 0 has {absent}: it can't be learned."] if absent else []
+    assert said == expected
+
+
+def test_regions_without_any_voxel_are_refused():
+    labels = SimpleNamespace(label_dict={"edema": 1, "core": 2}, foreground_labels=[1, 2])
+    places = {"class_locations": {(1, 2): [], (2,): []}}
+    with pytest.raises(ValueError, match=r"all 1 training case\(s\) \(a\) are background; expected voxels of edema, c"):
+        check_labeled(cases(a=places), cases(), labels, ANY_GRID, "fold 0", pytest.fail)

@@ -15,8 +15,7 @@ import pytest
 import SimpleITK
 from nnunet_commands import PLANS, TRAINER, Workplace
 
-from nnunet_ad.testing.made_dataset import IGNORE
-from nnunet_ad.trainer import nnUNetTrainerAD
+from nnunet_ad.testing.made_dataset import IGNORE, ORGAN, VESSEL
 
 
 @pytest.fixture(scope="session")
@@ -92,22 +91,30 @@ def test_an_ignore_label_from_planning_to_postprocessing(tmp_path):
 
 
 @pytest.mark.slow
-def test_regions_are_planned_and_refused(tmp_path):
+@pytest.mark.parametrize("ignore_label", [False, True])
+def test_regions_from_planning_to_scores(tmp_path, ignore_label):
+    """They are trained as classes; the label maps are as for regions, which are what is scored."""
     place = Workplace(tmp_path)
-    place.prepare(503, region_labels=True)
-    assert place.training_refusal(503, "3d_fullres", 0) == (
-        "ValueError: nnUNetTrainerAD does not train on region labels: what it learns from unlabelled patches needs "
-        "classes that exclude each other. Turn the regions of dataset.json into plain classes, or use nnUNetTrainer."
+    place.prepare(503, "3d_fullres", region_labels=True, ignore_label=ignore_label)
+    said = place.train(503, "3d_fullres", 0, "--npz")
+    assert "WARNING" not in said
+    model = place.model(503, "3d_fullres")
+    assert probabilities_in(model / "fold_0" / "validation" / "Made_002.npz").shape[0] == 3
+    find_best(place, 503, "3d_fullres")
+    follow_instructions(place, 503, tmp_path / "out")
+    labels = place.raw(503) / "labelsTs"
+    for file in labels.iterdir():
+        predicted = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "out" / "OUTPUT_FOLDER_PP" / file.name))
+        assert set(np.unique(predicted)) <= {0, ORGAN, VESSEL}
+    scores = tmp_path / "scores"
+    place.run(
+        "nnunet_ad", "evaluate", "-p", tmp_path / "out" / "OUTPUT_FOLDER_PP", "-r", labels, "-d", 503, "-o", scores
     )
-    assert not place.results(503).exists()
-
-
-def test_regions_with_an_ignore_label_are_refused(make_trainer):
-    labels = {"background": 0, "whole": [1, 2], "vessel": [2], "ignore": IGNORE}
-    trainer = make_trainer(nnUNetTrainerAD, labels=labels, regions_class_order=[1, 2])
-    with pytest.raises(ValueError, match="nnUNetTrainerAD does not train on region labels"):
-        trainer.initialize()
-    assert not Path(trainer.output_folder_base).exists()
+    structures = json.loads((scores / "evaluation.json").read_text())["structures"]
+    assert list(structures) == ["whole", "vessel"]
+    place.run("nnunet_ad", "report", model / "fold_0", "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "whole (1)" in page and ">whole<" in page  # curves are of classes, scores of regions
 
 
 @pytest.mark.slow

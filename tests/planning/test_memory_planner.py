@@ -170,13 +170,19 @@ def test_a_missing_fingerprint_says_what_to_run(folder, dataset):
     assert not list(folder.iterdir())
 
 
-def test_region_labels_are_refused_before_anything_is_planned(folder):
-    file = folder.parents[1] / "raw" / DATASET / "dataset.json"
-    content = json.loads(file.read_text())
-    content |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
-    file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has region labels, which nnUNetTrainerAD does not train on"):
-        write_memory_plans(500, 8)
+def test_regions_are_planned_for_as_the_classes_that_they_are_made_of(folder):
+    """Three classes for two regions, beside the background."""
+
+    def planned(name: str, **labels) -> dict:
+        file = folder.parents[1] / "raw" / DATASET / "dataset.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | labels))
+        return write_memory_plans(500, 6, name=name).chosen["3d_fullres"]
+
+    of_regions = planned(
+        "regions", labels={"background": 0, "whole": [1, 2, 3], "core": [2]}, regions_class_order=[1, 2]
+    )
+    assert of_regions == planned("classes", labels={"background": 0, "a": 1, "b": 2, "c": 3})
+    assert of_regions != planned("fewer", labels={"background": 0, "a": 1, "b": 2})
 
 
 def test_a_missing_raw_dataset_is_named(folder):

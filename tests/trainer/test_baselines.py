@@ -95,11 +95,11 @@ def test_the_two_networks_start_differently_and_both_learn(started):
 
 
 @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMeanTeacher, nnUNetTrainerCPS])
-def test_regions_are_refused_by_name(make_trainer, trainer_class):
+def test_regions_are_trained_as_classes(started, trainer_class):
     regions = {"background": 0, "whole": [1, 2], "part": [2]}
-    trainer = make_trainer(trainer_class, labels=regions, regions_class_order=[1, 2])
-    with pytest.raises(ValueError, match=f"{trainer_class.__name__} does not train on region labels"):
-        trainer.initialize()
+    trainer = started(trainer_class, labels=regions, regions_class_order=[1, 2])
+    assert trainer.num_classes == 3
+    assert torch.isfinite(trainer.train_step(batch_of(3))["loss"])
 
 
 @pytest.mark.parametrize("trainer_class", [nnUNetTrainerMeanTeacher, nnUNetTrainerCPS, nnUNetTrainerSupervised])

@@ -187,12 +187,21 @@ def test_theta_learns_from_unlabeled_patches_only(started):
     )
 
 
-def test_region_labels_are_refused(make_trainer):
-    trainer = make_trainer(
-        nnUNetTrainerAD, labels={"background": 0, "whole": [1, 2], "vessel": 2}, regions_class_order=[1, 2]
-    )
-    with pytest.raises(ValueError, match="region labels"):
-        trainer.initialize()
+def test_regions_are_trained_as_the_classes_that_they_are_made_of(started):
+    labels = {"background": 0, "whole": [1, 2], "vessel": 2}
+    trainer = started(labels=labels, regions_class_order=[1, 2])
+    assert trainer.num_classes == 3 and not trainer.label_manager.has_regions
+    assert trainer.dataset_json["labels"] == {"background": 0, "whole (1)": 1, "vessel": 2}
+    assert torch.isfinite(trainer.train_step(batch_of(3))["loss"])
+    log = Path(trainer.log_file).read_text()
+    assert "Regions are trained as the classes that they are made of: {'background': 0, 'whole (1)': 1, 'v" in log
+
+
+def test_regions_with_a_gap_in_their_values_leave_no_folder(make_trainer, dataset):
+    labels = {"background": 0, "whole": [1, 3], "vessel": 3}
+    with pytest.raises(ValueError, match="label values 1, 3; expected 1 to 2 without a gap"):
+        make_trainer(nnUNetTrainerAD, labels=labels, regions_class_order=[1, 3])
+    assert not list((dataset / "nnUNet_results").iterdir())
 
 
 def test_the_second_stage_of_a_cascade_is_refused(make_trainer):
