@@ -11,7 +11,7 @@ from torch import nn
 from nnunet_ad.cli import plan
 from nnunet_ad.cli.main import main
 from nnunet_ad.network.from_plans import build_network
-from nnunet_ad.planning.memory_planner import PLANNERS, ADPlanner, write_memory_plans
+from nnunet_ad.planning.memory_planner import PLANNERS, ADPlanner, Choice, write_memory_plans
 from nnunet_ad.planning.small_plans import shrink_plans
 from nnunet_ad.testing.made_dataset import write_made_dataset
 
@@ -173,7 +173,7 @@ def test_a_missing_fingerprint_says_what_to_run(folder, dataset):
 def test_regions_are_planned_for_as_the_classes_that_they_are_made_of(folder):
     """Three classes for two regions, beside the background."""
 
-    def planned(name: str, **labels) -> dict:
+    def planned(name: str, **labels) -> Choice:
         file = folder.parents[1] / "raw" / DATASET / "dataset.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | labels))
         return write_memory_plans(500, 6, name=name).chosen["3d_fullres"]

@@ -188,12 +188,27 @@ def test_without_the_datasets_folders_scores_are_left_out_and_given_folders_are_
 ODD = "<script>alert(\"1\")</script> & $x$ 'quoted'"
 
 
+def declare_labels(folder, labels: dict) -> None:
+    content = json.loads((folder / "dataset.json").read_text()) | {"labels": labels}
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def test_scores_are_of_the_regions_of_the_dataset_and_curves_of_the_classes_of_the_training(made, tmp_path):
+    for folder in (made.raw, made.preprocessed):
+        declare_labels(folder, {"background": 0, "whole": [1, 2], "vessel": [2]})
+    declare_labels(made.training.parent, {"background": 0, "whole (1)": 1, "vessel": 2})
+    page = report(made.training, tmp_path)
+    curves = " ".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "whole (1): from" in curves and "whole: from" not in curves
+    text = visible(page)
+    assert "2 structures: vessel, whole" in text
+    assert "whole (1)" in text  # the legend of the snapshots
+
+
 @pytest.mark.filterwarnings("error")
 def test_odd_names_of_structures_and_origins_are_text(made, tmp_path):
-    for folder in (made.raw, made.preprocessed):
-        content = json.loads((folder / "dataset.json").read_text())
-        content["labels"] = {"background": 0, ODD: 1, "</svg><b>": 2}
-        (folder / "dataset.json").write_text(json.dumps(content))
+    for folder in (made.raw, made.preprocessed, made.training.parent):
+        declare_labels(folder, {"background": 0, ODD: 1, "</svg><b>": 2})
     sidecar = json.loads((made.raw / "nnunet_ad.json").read_text())
     sidecar["domains"] = {case: f"{ODD}{number % 2}" for number, case in enumerate(sidecar["domains"])}
     (made.raw / "nnunet_ad.json").write_text(json.dumps(sidecar))
